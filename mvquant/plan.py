@@ -1,0 +1,243 @@
+"""What was decided: for each module its scheme, and for each protected row of Q and K why it is protected.
+
+A plan is made before any weight moves. It can be printed, diffed, edited by hand, and is obeyed to the
+row: quantizing reads nothing else. It is pure data, so it can be read without torch.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from mvquant.errors import ConfigError, PlanError
+from mvquant.heads import HeadRows
+from mvquant.recipe import Recipe
+from mvquant.scheme import WeightScheme
+
+PLAN_VERSION = 1
+ROW_INDEX_BYTES = 4
+FLOAT_BITS = {"float32": 32, "bfloat16": 16, "float16": 16}
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Protection(_Data):
+    """Protected rows of one role (Q or K) in one module: RoPE pairs of each head, or single dims.
+
+    >>> heads = HeadRows(module="k_proj", role="k", heads=2, head_dim=8, rotary_dim=8)
+    >>> Protection(heads=heads, pairs={1: (3,)}).rows
+    (11, 15)
+    """
+
+    heads: HeadRows
+    pairs: dict[int, tuple[int, ...]] = {}
+    """Head -> RoPE pairs, fastest first; both rows of a pair are protected."""
+    dims: dict[int, tuple[int, ...]] = {}
+    """Head -> single dims, for policies that do not follow pairs."""
+
+    @model_validator(mode="after")
+    def _inside(self) -> "Protection":
+        try:
+            repeated = len(self.rows) != len(set(self.rows))
+        except IndexError as error:
+            raise ValueError(f"{self.heads.module}, role {self.heads.role}: {error}") from None
+        if repeated:
+            raise ValueError(f"{self.heads.module}, role {self.heads.role}: a row is protected twice")
+        return self
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Rows of the module, in rising order."""
+        by_pair = [
+            row for head, pairs in self.pairs.items() for pair in pairs for row in self.heads.pair_rows(pair, head)
+        ]
+        by_dim = [self.heads.row(head, dim) for head, dims in self.dims.items() for dim in dims]
+        return tuple(sorted(by_pair + by_dim))
+
+
+class ModulePlan(_Data):
+    """What becomes of one weight: `shape` is (rows, columns), or (experts, rows, columns)."""
+
+    name: str
+    kind: Literal["linear", "experts"] = "linear"
+    layer: int
+    shape: tuple[int, ...]
+    scheme: WeightScheme
+    protected_scheme: WeightScheme | None = None
+    protected: tuple[Protection, ...] = ()
+    reason: str = ""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ModulePlan":
+        mistakes = [*self._group_mistakes(), *self._protection_mistakes()]
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
+        return self
+
+    @property
+    def rows(self) -> int:
+        """Rows of the weight; those of all experts together."""
+        return self.weights // self.columns
+
+    @property
+    def columns(self) -> int:
+        """Columns (input features) of the weight."""
+        return self.shape[-1]
+
+    @property
+    def weights(self) -> int:
+        """Number of weights."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+    @property
+    def protected_rows(self) -> tuple[int, ...]:
+        """Protected rows, in rising order."""
+        return tuple(sorted(row for protection in self.protected for row in protection.rows))
+
+    def bytes_after(self, float_bits: int) -> int:
+        """Bytes on disk with everything counted: integers, scales, zero points, row indices; no bias."""
+        protected = len(self.protected_rows)
+        base = self.scheme.matrix_bytes(self.rows - protected, self.columns, float_bits)
+        if self.protected_scheme is None:
+            return base
+        kept = self.protected_scheme.matrix_bytes(protected, self.columns, float_bits)
+        return base + kept + ROW_INDEX_BYTES * protected
+
+    def _group_mistakes(self) -> Iterable[str]:
+        for scheme in (self.scheme, self.protected_scheme):
+            if scheme and scheme.is_quantized and scheme.group_size > 0 and self.columns % scheme.group_size:
+                fitting = [str(size) for size in (128, 64, 32) if self.columns % size == 0]
+                way_out = " or ".join([*fitting, "-1 (the whole row)"])
+                where = f"{self.name}: group_size {scheme.group_size} does not divide its {self.columns} columns"
+                yield f"{where}; use {way_out}"
+
+    def _protection_mistakes(self) -> Iterable[str]:
+        rows = self.protected_rows
+        if bool(rows) != (self.protected_scheme is not None):
+            yield f"{self.name}: protected rows and protected_scheme go together, one is missing"
+        if rows and (rows[-1] >= self.rows or len(set(rows)) != len(rows)):
+            yield f"{self.name}: protected row {rows[-1]} is outside its {self.rows} rows, or one is repeated"
+        if self.protected_scheme and self.protected_scheme.bits <= self.scheme.bits:
+            yield f"{self.name}: protected rows get {self.protected_scheme.bits} bits, not more than the others"
+        if any(protection.heads.module != self.name for protection in self.protected):
+            yield f"{self.name}: protects rows of another module"
+
+
+class CalibrationRecord(_Data):
+    """What the statistics behind a plan were measured on; `hash` is over the token ids."""
+
+    source: str
+    sequences: int
+    length: int
+    seed: int
+    hash: str
+
+
+class Plan(_Data):
+    """The decision for a whole model.
+
+    `kept_parameters` counts what stays in the model's dtype (embeddings, norms, biases, ignored
+    modules); `dtype` is the model's, in which scales are stored too.
+    """
+
+    version: Literal[1] = PLAN_VERSION
+    model: str
+    family: str
+    dtype: Literal["float32", "bfloat16", "float16"]
+    recipe: Recipe
+    modules: tuple[ModulePlan, ...]
+    kept_parameters: int
+    training_context: int | None = None
+    calibration: CalibrationRecord | None = None
+    made_with: dict[str, str] = {}
+
+    @property
+    def float_bits(self) -> int:
+        """Bits of the model's dtype."""
+        return FLOAT_BITS[self.dtype]
+
+    @property
+    def weights(self) -> int:
+        """Number of weights in the planned modules."""
+        return sum(module.weights for module in self.modules)
+
+    @property
+    def bytes_before(self) -> int:
+        """Bytes of all parameters in the model's dtype."""
+        return (self.weights + self.kept_parameters) * self.float_bits // 8
+
+    @property
+    def bytes_after(self) -> int:
+        """Bytes of all tensors once quantized, file headers aside."""
+        quantized = sum(module.bytes_after(self.float_bits) for module in self.modules)
+        return quantized + self.kept_parameters * self.float_bits // 8
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Average bits of a weight in the planned modules; scales, zero points and indices included."""
+        return sum(module.bytes_after(self.float_bits) for module in self.modules) * 8 / self.weights
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of what was decided, whoever decided it: modules, schemes, rows and dtype."""
+        decision = self.model_dump(mode="json", include={"version", "dtype", "modules"})
+        for module in decision["modules"]:
+            del module["reason"]
+        return hashlib.sha256(json.dumps(decision, sort_keys=True).encode()).hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Write the plan as JSON."""
+        path.write_text(self.model_dump_json(indent=1, exclude_defaults=True) + "\n", encoding="utf-8")
+
+
+def load_plan(path: Path) -> Plan:
+    """Read a plan, perhaps edited by hand.
+
+    Raises:
+        PlanError: there is no such file.
+        ConfigError: with every mistake at once.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise PlanError(f"{path}: cannot read the plan ({error.strerror}); make one with `mvquant plan`") from None
+    try:
+        return Plan.model_validate_json(text)
+    except ValidationError as error:
+        raise ConfigError(str(path), (_explain(detail["loc"], detail["msg"]) for detail in error.errors())) from None
+
+
+def check_plan_fits(plan: Plan, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Refuse a plan made for another model.
+
+    Args:
+        plan: the plan.
+        shapes: shape of every weight of the model that can be quantized, by module name.
+
+    Raises:
+        PlanError: no module matches, a module is unknown, repeated, or has another shape.
+    """
+    names = [module.name for module in plan.modules]
+    if not set(names) & set(shapes):
+        raise PlanError(
+            f"the plan matches no module of the model: it names {names[:2]}, the model has {list(shapes)[:2]}"
+        )
+    unknown = sorted(set(names) - set(shapes))
+    if unknown or len(names) != len(set(names)):
+        raise PlanError(f"the plan names modules that the model lacks, or names one twice: {unknown[:5] or names}")
+    for module in plan.modules:
+        if module.shape != shapes[module.name]:
+            raise PlanError(f"{module.name} is {shapes[module.name]} in the model, {module.shape} in the plan")
+
+
+def _explain(loc: tuple[int | str, ...], message: str) -> str:
+    place = ".".join(str(part) for part in loc)
+    return f"{place}: {message.removeprefix('Value error, ')}"
