@@ -127,6 +127,8 @@ def load_recipe(name_or_path: str) -> Recipe:
         ConfigError: a file with mistakes.
     """
     path = recipe_paths().get(name_or_path, Path(name_or_path))
+    if not path.is_file() and path.suffix in (".yaml", ".yml"):
+        raise ConfigError(name_or_path, ["there is no such file"])
     if not path.is_file():
         raise UnknownNameError("recipe", name_or_path, recipe_paths())
     return parse_recipe(path.read_text(encoding="utf-8"), where=str(path))

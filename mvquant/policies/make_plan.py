@@ -103,10 +103,10 @@ def _affordable(
     """Cut the ranking where the budget ends: bytes on disk, or rows worth a fraction of all pairs."""
     protect = recipe.protect
     if protect.bytes is not None:
-        return within(protect.bytes, ((each, _extra_bytes(each, recipe, float_bits)) for each in candidates))
+        return within(float(protect.bytes), ((each, _extra_bytes(each, recipe, float_bits)) for each in candidates))
     if protect.pairs is not None:
         rows = 2 * round(protect.pairs * sum(heads.rows.heads * heads.rows.pairs for heads in groups))
-        return within(rows, ((each, each.rows) for each in candidates))
+        return within(float(rows), ((each, float(each.rows)) for each in candidates))
     return candidates
 
 

@@ -1,0 +1,113 @@
+"""Streaming a checkpoint through a plan: read a tensor, quantize it, write it, forget it."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mvquant.arch import ModelView, Source, checkpoint_sources, tied_on_disk
+from mvquant.checkpoint.folder import CONFIG, INDEX, PICKLED, Checkpoint
+from mvquant.checkpoint.native import GUARD, guard_name, quantization_config
+from mvquant.checkpoint.shards import ShardWriter
+from mvquant.checkpoint.staging import staged_folder
+from mvquant.errors import CheckpointError
+from mvquant.methods import quantize_module
+from mvquant.plan import ModulePlan, Plan, check_plan_fits
+
+DEFAULT_SHARD_BYTES = 1_000_000_000
+PLAN_FILE = "plan.json"
+NOT_COPIED = ("*.safetensors", *PICKLED, "*.py", "*.gguf", INDEX, CONFIG, PLAN_FILE)
+
+Progress = Callable[[str, int, int], None]
+"""Called as (name of the parameter, parameters done, parameters in all)."""
+
+
+def write_checkpoint(
+    source: Checkpoint,
+    view: ModelView,
+    plan: Plan,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    shard_bytes: int = DEFAULT_SHARD_BYTES,
+    progress: Progress | None = None,
+) -> None:
+    """Quantize `source` as `plan` says and write it to `out`, which appears only when it is complete.
+
+    At most one weight of the model and one shard of the output are in memory.
+
+    Raises:
+        PlanError: the plan is for another model.
+        CheckpointError: a tensor is missing, not finite, or cannot be read; the disk is full.
+        UsageError: `out` exists, and `overwrite` was not asked for.
+    """
+    check_plan_fits(plan, {weight.name: weight.shape for weight in view.weights})
+    sources = checkpoint_sources(view, source.files)
+    _check_ties(source, view)
+    with staged_folder(out, overwrite=overwrite) as folder:
+        _write_weights(source, view, plan, sources, ShardWriter(folder, shard_bytes, {"format": "pt"}), progress)
+        _write_config(source, plan, folder)
+        plan.save(folder / PLAN_FILE)
+        _copy_companions(source.folder, folder)
+
+
+def _write_weights(
+    source: Checkpoint,
+    view: ModelView,
+    plan: Plan,
+    sources: Mapping[str, Source],
+    writer: ShardWriter,
+    progress: Progress | None,
+) -> None:
+    weights = {weight.name: weight for weight in view.weights}
+    planned = {weights[module.name].parameter: module for module in plan.modules if module.scheme.is_quantized}
+    for done, (parameter, made_of) in enumerate(sources.items()):
+        if progress:
+            progress(parameter, done, len(sources))
+        tensors = source.read(made_of.tensors)
+        tensor = made_of.assemble([tensors[name] for name in made_of.tensors])
+        del tensors
+        module = planned.get(parameter)
+        if module is None:
+            writer.add(parameter, tensor)
+        else:
+            weight = tensor.T if weights[module.name].transposed else tensor
+            for name, part in _quantize(module, weight, plan).items():
+                writer.add(f"{module.name}.{name}", part)
+    writer.add(guard_name(plan), GUARD)
+    writer.close()
+    if progress:
+        progress("", len(sources), len(sources))
+
+
+def _quantize(module: ModulePlan, weight: Tensor, plan: Plan) -> dict[str, Tensor]:
+    if not torch.isfinite(weight).all():
+        count = int((~torch.isfinite(weight)).sum())
+        raise CheckpointError(f"{module.name}: {count} of {weight.numel()} weights are NaN or infinite: mend the model")
+    return quantize_module(module, weight, method=plan.recipe.weights.method)
+
+
+def _check_ties(source: Checkpoint, view: ModelView) -> None:
+    for alias, owner in tied_on_disk(view, source.files):
+        tensors = source.read({alias, owner})
+        if not torch.equal(tensors[alias], tensors[owner]):
+            raise CheckpointError(
+                f"{source.folder}: config.json ties {alias} to {owner}, but the two differ on disk: "
+                "set tie_word_embeddings to false if both are meant"
+            )
+
+
+def _write_config(source: Checkpoint, plan: Plan, folder: Path) -> None:
+    config: dict[str, Any] = {**source.raw_config, "quantization_config": quantization_config(plan)}
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _copy_companions(source: Path, folder: Path) -> None:
+    """Copy tokenizer, chat template, generation config and the like; never weights or code."""
+    for path in sorted(source.iterdir()):
+        if path.is_file() and not path.name.startswith(".") and not any(map(path.match, NOT_COPIED)):
+            shutil.copyfile(path, folder / path.name)

@@ -1,0 +1,64 @@
+"""The command line: one verb per file. Flags choose files, recipes choose behaviour."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from mvquant import __version__
+from mvquant.cli.analyze import analyze
+from mvquant.cli.evaluate import evaluate
+from mvquant.cli.plan import plan
+from mvquant.cli.quantize import quantize
+from mvquant.cli.recipes import recipes, schemes
+from mvquant.cli.terminal import err, out
+from mvquant.cli.verdict import verdict
+from mvquant.errors import MvquantError
+
+app = typer.Typer(
+    name="mvquant",
+    help="Quantize a language model without losing what it reads.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="markdown",
+)
+app.command("analyze")(analyze)
+app.command("plan")(plan)
+app.command("quantize")(quantize)
+app.command("eval")(evaluate)
+app.command("verdict")(verdict)
+app.command("schemes")(schemes)
+app.add_typer(recipes, name="recipes")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"mvquant {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    del version
+
+
+def main() -> None:
+    """Run the command line; exit with 0, 1 (failed), 2 (asked for something wrong) or 130 (interrupted)."""
+    try:
+        app()
+    except MvquantError as error:
+        err.print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        err.print("interrupted; nothing was left behind")
+        sys.exit(130)
+
+
+def _plain(message: str) -> str:
+    """Keep rich from reading `[...]` in a message as markup."""
+    return message.replace("[", r"\[")

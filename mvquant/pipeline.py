@@ -1,0 +1,176 @@
+"""The whole way, in order: model -> statistics -> plan -> checkpoint -> evaluation. Only here and in `cli`."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from mvquant.analysis import Analysis, analyze
+from mvquant.arch import ModelView, model_view
+from mvquant.calibration import calibration_batches, calibration_texts
+from mvquant.checkpoint.folder import Checkpoint, open_checkpoint
+from mvquant.checkpoint.native import QUANT_METHOD, read_quantization_config
+from mvquant.checkpoint.staging import check_writable, staged_folder
+from mvquant.checkpoint.write import DEFAULT_SHARD_BYTES, Progress, write_checkpoint
+from mvquant.errors import CheckpointError, UsageError
+from mvquant.evaluation import EvalResult, Subject, Task, evaluate, load_tasks
+from mvquant.plan import Plan
+from mvquant.policies import make_plan
+from mvquant.recipe import Calibration, Recipe
+from mvquant.reference import reference_path, reference_texts
+from mvquant.report import write_analysis
+from mvquant.resources import resource_folder
+from mvquant.stats import CalibrationStats, collect_stats
+
+__all__ = ["check_writable"]
+
+REFERENCE = "reference"
+"""The word for the embedded reference model, and for its corpus."""
+
+DEFAULT_CORPUS = "Salesforce/wikitext:wikitext-2-raw-v1"
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """A model's folder and structure; no weight has been read."""
+
+    checkpoint: Checkpoint
+    view: ModelView
+
+
+def open_model(model: str) -> OpenModel:
+    """Open the word `reference`, a local folder, or a Hub id, to be quantized or analyzed.
+
+    Raises:
+        CheckpointError: no such model, an incomplete one, or one that is quantized already.
+        UnsupportedModelError: a family that is not in the table.
+    """
+    checkpoint = open_checkpoint(model_location(model))
+    quantized = getattr(checkpoint.config, "quantization_config", None)
+    if quantized is not None:
+        raise CheckpointError(f"{model} is quantized already: start from the model that it was made of")
+    return OpenModel(checkpoint, model_view(checkpoint.config))
+
+
+def model_location(model: str) -> str:
+    """Return the folder of the reference model for the word `reference`, and any other name as it is."""
+    return str(reference_path()) if model == REFERENCE else model
+
+
+def measure(
+    model: str, opened: OpenModel, calibration: Calibration, progress: Progress | None = None
+) -> CalibrationStats:
+    """Run the model over calibration text and return its Q, K and V statistics.
+
+    Raises:
+        CalibrationError: text that cannot be had, or is shorter than one sequence.
+    """
+    source = calibration.source
+    if source == "auto":
+        source = REFERENCE if model == REFERENCE else DEFAULT_CORPUS
+    texts = reference_texts() if source == REFERENCE else calibration_texts(source)
+    loaded, tokenizer = load_model(opened.checkpoint.folder)
+    longest = getattr(opened.checkpoint.config, "max_position_embeddings", calibration.length)
+    length = min(calibration.length, longest)
+    batches = calibration_batches(tokenizer, texts, calibration.sequences, length, calibration.seed)
+    return collect_stats(loaded, opened.view, _watched(batches, progress), source=source, seed=calibration.seed)
+
+
+def plan_model(model: str, recipe: Recipe, opened: OpenModel, progress: Progress | None = None) -> Plan:
+    """Decide what becomes of every weight; the model is run only if the policy measures."""
+    stats = measure(model, opened, recipe.calibration, progress) if recipe.needs_calibration else None
+    return make_plan(opened.view, recipe, model=model, dtype=opened.checkpoint.dtype, stats=stats)
+
+
+def quantize(
+    opened: OpenModel,
+    plan: Plan,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    shard_bytes: int = DEFAULT_SHARD_BYTES,
+    progress: Progress | None = None,
+) -> None:
+    """Write the model, quantized as the plan says, to `out`."""
+    write_checkpoint(
+        opened.checkpoint,
+        opened.view,
+        plan,
+        out,
+        overwrite=overwrite,
+        shard_bytes=shard_bytes,
+        progress=progress,
+    )
+
+
+def analyze_model(
+    model: str,
+    calibration: Calibration,
+    ratio: float | None,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Analysis:
+    """Find the massive values of a model and write them down, with pictures, to `out`."""
+    opened = open_model(model)
+    with staged_folder(out, overwrite=overwrite) as folder:
+        stats = measure(model, opened, calibration, progress)
+        analysis = analyze(opened.view, stats, ratio)
+        write_analysis(analysis, stats, folder)
+    return analysis
+
+
+def _watched(batches: Sequence[Tensor], progress: Progress | None) -> Iterator[Tensor]:
+    for done, batch in enumerate(batches, start=1):
+        yield batch
+        if progress:
+            progress("", done, len(batches))
+
+
+def find_tasks(names: Sequence[str]) -> list[Task]:
+    """Load shipped tasks by name or group."""
+    return load_tasks(resource_folder("eval"), names)
+
+
+def evaluate_model(
+    model: str,
+    tasks: Sequence[Task],
+    *,
+    limit: int | None = None,
+    batch_size: int = 64,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> EvalResult:
+    """Load a model, quantized by mvquant or not at all, and have it answer the tasks."""
+    checkpoint = open_checkpoint(model_location(model))
+    loaded, tokenizer = load_model(checkpoint.folder, device)
+    subject = Subject(model=model)
+    quantized = checkpoint.raw_config.get("quantization_config", {})
+    if quantized.get("quant_method") == QUANT_METHOD:
+        plan = read_quantization_config(quantized)
+        subject = Subject(model=model, plan_hash=plan.hash, bits_per_weight=plan.bits_per_weight)
+    return evaluate(loaded, tokenizer, tasks, subject=subject, limit=limit, batch_size=batch_size, progress=progress)
+
+
+def load_model(folder: Path, device: str = "cpu") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load model and tokenizer in the dtype on disk, never running code that comes with them.
+
+    Raises:
+        CheckpointError: the tokenizer is missing.
+        UsageError: there is no such device.
+    """
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder}: its tokenizer cannot be loaded ({str(error).splitlines()[0]})") from None
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    return model.to(place).eval(), tokenizer

@@ -1,0 +1,98 @@
+import pytest
+
+from mvquant.errors import ConfigError, UnknownNameError
+from mvquant.recipe import (
+    COMMON_SCHEMES,
+    load_recipe,
+    parse_recipe,
+    recipe_for_scheme,
+    recipe_paths,
+    scheme_summaries,
+)
+from mvquant.scheme import SCHEME_NAMES, WeightScheme
+
+SHIPPED = [f"{prefix}w{bits}a16" for prefix in ("", "mv-protect-") for bits in (8, 4, 3, 2)]
+
+
+def test_every_promised_recipe_is_shipped():
+    assert sorted(recipe_paths()) == sorted(SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_recipe_is_what_the_scheme_of_its_name_stands_for(name):
+    shipped, made = load_recipe(name), recipe_for_scheme(name)
+    assert shipped.weights == made.weights
+    assert shipped.protect.policy == made.protect.policy
+    assert shipped.protect.pairs == made.protect.pairs
+    assert shipped.protected_scheme == made.protected_scheme
+    assert shipped.summary == made.summary
+
+
+@pytest.mark.parametrize("name", SCHEME_NAMES)
+def test_scheme_names_read_back(name):
+    assert WeightScheme.model_validate(name).name == name
+
+
+def test_every_weight_scheme_can_be_asked_for_alone_and_protected():
+    for name in SCHEME_NAMES:
+        if name != "bf16":
+            assert recipe_for_scheme(name).weights.scheme.name == name
+            assert recipe_for_scheme(f"mv-protect-{name}").protect.policy == "massive"
+    assert set(COMMON_SCHEMES) < set(scheme_summaries())
+
+
+def test_protected_rows_get_eight_bits_in_groups_like_the_others():
+    assert recipe_for_scheme("mv-protect-w3a16-g32-asym").protected_scheme.name == "w8a16-g32-asym"
+
+
+def test_all_mistakes_are_reported_at_once():
+    text = """
+    summary: x
+    weights: {scheme: {bits: 5, group_size: 12}, ignor: []}
+    protect: {policy: massiv, pairs: 2}
+    calibrations: {}
+    """
+    with pytest.raises(ConfigError) as error:
+        parse_recipe(text, "mine.yaml")
+    message = str(error.value)
+    assert message.startswith("mine.yaml:")
+    assert len(error.value.mistakes) == 6
+    assert "weights.scheme.bits: Input should be 2, 3, 4, 8 or 16, not 5" in message
+    assert "group_size 12 is not one of 32, 64, 128, or -1" in message
+    assert "weights.ignor: unknown key, did you mean 'ignore'?" in message
+    assert "did you mean 'massive'?" in message
+    assert "protect.pairs" in message
+    assert "calibrations: unknown key, did you mean 'calibration'?" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        ("- a", "is not a mapping"),
+        ("a: [", "is not YAML"),
+        ("summary: x\nweights: {scheme: w4a15}", "unknown weight scheme 'w4a15': did you mean 'w4a16'?"),
+        ("summary: x\nweights: {scheme: bf16}", "bf16 quantizes nothing"),
+        ("summary: x\nweights: {scheme: w4a16}\nprotect: {policy: random}", "give one budget"),
+        ("summary: x\nweights: {scheme: w4a16}\nprotect: {pairs: 0.1, bytes: 3}", "give one budget"),
+        ("weights: {scheme: w4a16}", "summary: Field required"),
+    ],
+)
+def test_a_mistake_is_explained(text, mistake):
+    with pytest.raises(ConfigError, match="mine.yaml") as error:
+        parse_recipe(text, "mine.yaml")
+    assert mistake in str(error.value)
+
+
+def test_unknown_names_suggest_the_nearest():
+    with pytest.raises(UnknownNameError, match="did you mean 'mv-protect-w4a16'"):
+        load_recipe("mv-protect-w4a61")
+    with pytest.raises(UnknownNameError, match="unknown scheme 'mv-protct': did you mean 'mv-protect'"):
+        recipe_for_scheme("mv-protct")
+    with pytest.raises(ConfigError, match="there is no such file"):
+        load_recipe("nowhere.yaml")
+
+
+def test_a_recipe_file_is_read(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("summary: mine\nweights: {scheme: {bits: 2, group_size: -1, symmetric: false}}\n")
+    assert load_recipe(str(path)).weights.scheme.name == "w2a16-row-asym"
