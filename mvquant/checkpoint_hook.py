@@ -25,9 +25,7 @@ def register_on_import() -> None:
 class _Waiting(MetaPathFinder):
     """Steps aside at once, and has the registration follow the import it waited for."""
 
-    def find_spec(
-        self, fullname: str, path: object = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, fullname: str, path: object = None, target: ModuleType | None = None) -> ModuleSpec | None:
         if fullname != WAITS_FOR:
             return None
         sys.meta_path.remove(self)

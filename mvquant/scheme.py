@@ -76,8 +76,8 @@ class WeightScheme(BaseModel):
 
 
 def _words(integers: int, bits: int) -> int:
-    """32-bit words that hold `integers` packed integers; 3-bit ones fill three words with 32."""
-    return -(-integers // 32) * 3 if bits == 3 else -(-integers * bits // 32)
+    """32-bit words that hold `integers` integers in one dense stream of bits."""
+    return -(-integers * bits // 32)
 
 
 def parse_scheme_name(name: str) -> dict[str, object]:
