@@ -18,7 +18,7 @@ from mvquant.checkpoint.write import DEFAULT_SHARD_BYTES, Progress, write_checkp
 from mvquant.errors import CheckpointError, UsageError
 from mvquant.evaluation import EvalResult, Subject, Task, evaluate, load_tasks
 from mvquant.plan import Plan
-from mvquant.policies import make_plan
+from mvquant.policies import make_plan, require_rope
 from mvquant.recipe import Calibration, Recipe
 from mvquant.reference import reference_path, reference_texts
 from mvquant.report import write_analysis
@@ -81,6 +81,7 @@ def measure(
 
 def plan_model(model: str, recipe: Recipe, opened: OpenModel, progress: Progress | None = None) -> Plan:
     """Decide what becomes of every weight; the model is run only if the policy measures."""
+    require_rope(opened.view, recipe)
     stats = measure(model, opened, recipe.calibration, progress) if recipe.needs_calibration else None
     return make_plan(opened.view, recipe, model=model, dtype=opened.checkpoint.dtype, stats=stats)
 

@@ -15,6 +15,8 @@ from mvquant.cli.terminal import err, out
 from mvquant.cli.verdict import verdict
 from mvquant.errors import MvquantError
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="mvquant",
     help="Quantize a language model without losing what it reads.",
@@ -32,7 +34,7 @@ app.command("schemes")(schemes)
 app.add_typer(recipes, name="recipes")
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool | None) -> None:
     if wanted:
         out.print(f"mvquant {__version__}")
         raise typer.Exit
@@ -41,8 +43,8 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _top(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
-    ] = False,
+        bool | None, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = None,
 ) -> None:
     del version
 
@@ -54,9 +56,10 @@ def main() -> None:
     except MvquantError as error:
         err.print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        err.print("interrupted; nothing was left behind")
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            err.print("interrupted; nothing was left behind")
+        raise
 
 
 def _plain(message: str) -> str:

@@ -62,6 +62,19 @@ def make_plan(
     )
 
 
+def require_rope(view: ModelView, recipe: Recipe) -> None:
+    """Refuse to protect rows where there can be nothing to protect; called before a model is run.
+
+    Raises:
+        UnsupportedModelError: rows are to be protected in a model without RoPE.
+    """
+    if recipe.protect.policy != "none" and not view.has_rope:
+        raise UnsupportedModelError(
+            f"{view.family} has no RoPE, and without it Q and K have no massive channels to protect: "
+            f"use a plain scheme such as {recipe.weights.scheme.name}"
+        )
+
+
 def _ignored(weight: WeightView, recipe: Recipe) -> bool:
     return any(fnmatchcase(weight.name, pattern) for pattern in recipe.weights.ignore)
 
@@ -76,11 +89,7 @@ def _protections(
     """Choose the protected rows, by module name."""
     if recipe.protect.policy == "none":
         return {}
-    if not view.has_rope:
-        raise UnsupportedModelError(
-            f"{view.family} has no RoPE, and without it Q and K have no massive channels to protect: "
-            f"use a plain scheme such as {recipe.weights.scheme.name}"
-        )
+    require_rope(view, recipe)
     if recipe.needs_calibration and stats is None:
         raise CalibrationError(f"policy {recipe.protect.policy!r} measures the model: give calibration statistics")
     columns = {weight.name: weight.shape[-1] for weight in weights}

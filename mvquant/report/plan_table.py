@@ -149,7 +149,7 @@ def _ranges(numbers: Iterable[int]) -> str:
     return " ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
-def _bytes(count: float) -> str:
+def _bytes(count: int) -> str:
     """Write bytes with three digits.
 
     >>> _bytes(1_234_567)
@@ -158,4 +158,4 @@ def _bytes(count: float) -> str:
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= size:
             return f"{count / size:.3g} {unit}"
-    return f"{count:.0f} B"
+    return f"{count} B"
