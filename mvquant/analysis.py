@@ -15,8 +15,8 @@ from torch import Tensor
 
 from mvquant.arch import AttentionView, ModelView
 from mvquant.errors import CalibrationError
-from mvquant.heads import HeadRows, Role
-from mvquant.massive import HeadMoments, default_ratio, pair_indices
+from mvquant.heads import HeadRows, Role, pair_dims
+from mvquant.massive import HeadMoments, default_ratio
 from mvquant.plan import CalibrationRecord
 from mvquant.rope import training_context, wavelengths
 from mvquant.stats import CalibrationStats, LayerStats, require_fit
@@ -120,6 +120,11 @@ class Analysis(_Data):
         """The longest of the layers."""
         return max((layer.training_context for layer in self.layers), default=0)
 
+    @property
+    def has_rope(self) -> bool:
+        """Whether any layer turns Q and K."""
+        return any(layer.wavelengths for layer in self.layers)
+
     def massive(self, *roles: Role) -> list[MassiveValue]:
         """Return the massive values of these roles in all layers, after RoPE."""
         return [value for layer in self.layers for role in roles for value in layer.role(role).massive]
@@ -138,6 +143,15 @@ class Analysis(_Data):
         """How many of all pairs are slow: what `slow_fraction` would be by chance; None without RoPE."""
         pairs = sum(len(layer.wavelengths) for layer in self.layers)
         return sum(len(layer.slow_pairs) for layer in self.layers) / pairs if pairs else None
+
+    def slow_energy(self, role: Role) -> float | None:
+        """Return the share of a role's energy that slow pairs hold, as the mean over layers; None without RoPE."""
+        shares = [
+            sum(layer.role(role).energy_share[pair] for pair in layer.slow_pairs)
+            for layer in self.layers
+            if layer.role(role).energy_share
+        ]
+        return sum(shares) / len(shares) if shares else None
 
 
 def analyze(view: ModelView, stats: CalibrationStats, ratio: float | None = None, model: str = "") -> Analysis:
@@ -183,7 +197,7 @@ def _layer(view: ModelView, attention: AttentionView, stats: LayerStats, ratio: 
         layer_type=attention.layer_type,
         training_context=context,
         wavelengths=tuple(turns),
-        pair_dims=tuple(zip(*pair_indices(attention.q.rotary_dim, attention.q.layout), strict=True)),
+        pair_dims=tuple(pair_dims(pair, attention.q.rotary_dim, attention.q.layout) for pair in range(len(turns))),
         **roles,
     )
 
@@ -213,8 +227,8 @@ def _role(
 
 
 def _pairs_by_dim(rows: HeadRows) -> dict[int, int]:
-    first, second = pair_indices(rows.rotary_dim, rows.layout)
-    return {dim: pair for dims in (first, second) for pair, dim in enumerate(dims)}
+    dims_of = (pair_dims(pair, rows.rotary_dim, rows.layout) for pair in range(rows.pairs))
+    return {dim: pair for pair, dims in enumerate(dims_of) for dim in dims}
 
 
 def _shares(energy: Float[Tensor, "head pair"]) -> Float[Tensor, "head pair"]:

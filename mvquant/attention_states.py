@@ -17,7 +17,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from mvquant.arch import AttentionView, ModelView
 from mvquant.errors import CalibrationError, UnsupportedModelError
 from mvquant.heads import RotaryLayout
-from mvquant.massive import pair_indices
+from mvquant.massive import pair_slices
 
 
 class AttentionStates(NamedTuple):
@@ -42,7 +42,7 @@ def unrotate(
     `cos` and `sin` have an entry per pair or per rotary dim, and may carry an attention scaling (YaRN,
     longrope), which is divided out. Dims beyond `rotary_dim` are returned as they are.
     """
-    first, second = pair_indices(rotary_dim, layout)
+    first, second = pair_slices(rotary_dim, layout)
     per_pair = slice(None) if cos.shape[-1] == rotary_dim // 2 else first
     cos, sin = (angles.float()[..., per_pair].unsqueeze(1) for angles in (cos, sin))
     turned = states.float()

@@ -1,22 +1,21 @@
 """Modules that are loaded when first used, where loading them at once is slow or comes too early."""
 
-import importlib.util
-import sys
-from types import ModuleType
+import importlib
+from typing import Any
 
 
-def lazy_module(name: str) -> ModuleType:
-    """Return a module that is imported when one of its attributes is first asked for.
+class LazyModule:
+    """Stands for a module that is imported when one of its attributes is first asked for.
 
-    Its parent packages are imported at once, so they must be light.
+    It is not put into `sys.modules`, as `importlib.util.LazyLoader` would do: torch looks at every module
+    there while it is being imported, which would load them then, in the middle of it.
+
+    >>> LazyModule("math").floor(2.5)
+    2
     """
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.find_spec(name)
-    assert spec is not None, name
-    assert spec.loader is not None, name
-    spec.loader = importlib.util.LazyLoader(spec.loader)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:  # noqa: ANN401 - whatever the module holds
+        return getattr(importlib.import_module(self._name), attribute)

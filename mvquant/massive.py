@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mvquant.heads import RotaryLayout, pair_dims
+from mvquant.heads import RotaryLayout
 
 PAPER_RATIO = 5.0
 """The paper's lambda, for heads of 128 dims."""
@@ -22,8 +22,8 @@ PAPER_RATIO = 5.0
 def default_ratio(head_dim: int) -> float:
     """Return the ratio that asks of a head of `head_dim` dims what 5 asks of 128.
 
-    One dim that holds all of a head's energy has a ratio of `sqrt(head_dim)`, so that a fixed 5 would
-    ask more of small heads. Larger heads keep the paper's 5.
+    A dim with a given share of its head's energy stands out from the rest by the square root of the number
+    of dims, so that a fixed 5 would ask more of small heads. Larger heads keep the paper's 5.
 
     >>> default_ratio(128), default_ratio(256), round(default_ratio(64), 2)
     (5.0, 5.0, 3.54)
@@ -103,21 +103,24 @@ class HeadMoments:
         return pair_sums(self.mean_square(), rotary_dim, layout)
 
 
-def pair_indices(rotary_dim: int, layout: RotaryLayout) -> tuple[list[int], list[int]]:
-    """Return the first and the second dim of every pair, fastest first.
+def pair_slices(rotary_dim: int, layout: RotaryLayout) -> tuple[slice, slice]:
+    """Return where the first and the second dims of all pairs lie in a head, fastest first.
 
-    >>> pair_indices(6, "interleaved")
-    ([0, 2, 4], [1, 3, 5])
+    The same as `pair_dims` says of one pair, as views instead of copies.
+
+    >>> pair_slices(6, "interleaved")
+    (slice(0, 6, 2), slice(1, 6, 2))
     """
-    pairs = [pair_dims(pair, rotary_dim, layout) for pair in range(rotary_dim // 2)]
-    return [first for first, _ in pairs], [second for _, second in pairs]
+    if layout == "half-split":
+        return slice(0, rotary_dim // 2), slice(rotary_dim // 2, rotary_dim)
+    return slice(0, rotary_dim, 2), slice(1, rotary_dim, 2)
 
 
 def pair_sums(
     values: Float[Tensor, "head head_dim"], rotary_dim: int, layout: RotaryLayout = "half-split"
 ) -> Float[Tensor, "head pair"]:
     """Add up the two dims of every RoPE pair; dims beyond `rotary_dim` belong to none."""
-    first, second = pair_indices(rotary_dim, layout)
+    first, second = pair_slices(rotary_dim, layout)
     return values[:, first] + values[:, second]
 
 

@@ -1,12 +1,14 @@
 """The whole way, in order: model -> statistics -> plan -> checkpoint -> evaluation. Only here and in `cli`."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from mvquant.analysis import Analysis, analyze
 from mvquant.arch import ModelView, model_view
@@ -120,7 +122,7 @@ def analyze_model(
     opened = open_model(model)
     with staged_folder(out, overwrite=overwrite) as folder:
         stats = measure(model, opened, calibration, progress)
-        analysis = analyze(opened.view, stats, ratio)
+        analysis = analyze(opened.view, stats, ratio, model=model)
         write_analysis(analysis, stats, folder)
     return analysis
 
@@ -173,5 +175,18 @@ def load_model(folder: Path, device: str = "cpu") -> tuple[PreTrainedModel, PreT
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{folder}: its tokenizer cannot be loaded ({str(error).splitlines()[0]})") from None
-    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    with _no_foreign_bars():
+        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     return model.to(place).eval(), tokenizer
+
+
+@contextmanager
+def _no_foreign_bars() -> Iterator[None]:
+    """Keep transformers' progress bars out of our output, which has its own."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()

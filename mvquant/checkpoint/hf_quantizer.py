@@ -14,7 +14,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from mvquant.checkpoint.native import GUARD, QUANT_METHOD, guard_name, quantization_config, read_quantization_config
 from mvquant.errors import CheckpointError
-from mvquant.lazy import lazy_module
+from mvquant.lazy import LazyModule
 from mvquant.plan import Plan
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from mvquant import methods, quant
 else:
-    methods = lazy_module("mvquant.methods")
-    quant = lazy_module("mvquant.quant")
+    methods = LazyModule("mvquant.methods")
+    quant = LazyModule("mvquant.quant")
 
 
 class MvquantConfig(QuantizationConfigMixin):

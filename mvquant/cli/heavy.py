@@ -2,13 +2,13 @@
 
 from typing import TYPE_CHECKING
 
-from mvquant.lazy import lazy_module
+from mvquant.lazy import LazyModule
 
 if TYPE_CHECKING:
     from mvquant import evaluation, pipeline, report
 else:
-    evaluation = lazy_module("mvquant.evaluation")
-    pipeline = lazy_module("mvquant.pipeline")
-    report = lazy_module("mvquant.report")
+    evaluation = LazyModule("mvquant.evaluation")
+    pipeline = LazyModule("mvquant.pipeline")
+    report = LazyModule("mvquant.report")
 
 __all__ = ["evaluation", "pipeline", "report"]

@@ -17,6 +17,8 @@ from mvquant.report.massive_counts import count_page
 from mvquant.report.wavelengths import wavelength_page
 from mvquant.stats import CalibrationStats, save_stats
 
+_QK: tuple[Role, Role] = ("q", "k")
+
 _LARGEST = 5
 """So many values are listed with their place."""
 
@@ -38,7 +40,7 @@ def write_analysis(analysis: Analysis, stats: CalibrationStats, folder: Path) ->
     shown = _spread(len(analysis.layers), _ONE_PAGE)
     write_figure(heatmap_page(analysis, stats, shown), folder / "heatmaps.png")
     write_figure(count_page(analysis), folder / "counts.png")
-    if analysis.slow_pair_fraction is not None:
+    if analysis.has_rope:
         write_figure(wavelength_page(analysis), folder / "wavelengths.png")
     if len(shown) < len(analysis.layers):
         (folder / "heatmaps").mkdir()
@@ -60,17 +62,17 @@ def _spread(count: int, most: int) -> list[int]:
 
 def format_analysis(analysis: Analysis) -> RenderableType:
     """Return the analysis for the terminal: a verdict, counts per layer, and the largest values."""
-    seen = analysis.calibration
+    seen, after = analysis.calibration, " after RoPE" if analysis.has_rope else ""
     parts: list[RenderableType] = [
         Text(f"Massive values of {analysis.model} ({analysis.family})", style="bold"),
         Text(
             f"A dim of a head is massive if its norm over all tokens is more than {analysis.ratio:.3g} x the mean "
-            f"of its head. Measured after RoPE on {seen.sequences} x {seen.length} tokens of {seen.source} "
+            f"of its head. Measured{after} on {seen.sequences} x {seen.length} tokens of {seen.source} "
             f"(seed {seen.seed}, tokens {seen.hash[:12]})."
         ),
         Padding(_layer_table(analysis), (1, 0)),
     ]
-    largest = sorted(_placed(analysis, ("q", "k")), key=lambda found: -found[2].ratio)[:_LARGEST]
+    largest = sorted(_placed(analysis, _QK), key=lambda found: -found[2].ratio)[:_LARGEST]
     if largest:
         parts += [Text("Largest:"), Padding(_value_table(largest), (0, 0, 1, 0))]
     return Group(*parts, Text(verdict(analysis), style="bold"))
@@ -81,15 +83,18 @@ def verdict(analysis: Analysis) -> str:
     places = [_place(analysis, role) for role in ("q", "k", "v")]
     sentence = f"Massive values: {', '.join(places)}."
     if not analysis.massive("q", "k", "v"):
-        top = max(layer.role(role).largest_ratio for layer in analysis.layers for role in ("q", "k"))
-        sentence = f"No massive values in Q, K or V; the largest norm in Q and K is {top:.1f} x the mean of its head."
-    chance = analysis.slow_pair_fraction
-    slow = analysis.slow_fraction("q", "k")
-    if chance is None:
+        top = max((layer.role(role) for layer in analysis.layers for role in _QK), key=lambda role: role.largest_ratio)
+        sentence = (
+            f"No massive values in Q, K or V; the largest norm of Q and K is {top.largest_ratio:.1f} x the mean of "
+            f"its head (in {top.role.upper()})."
+        )
+    if not analysis.has_rope:
         return f"{sentence} The model has no RoPE, so there are no pairs to protect."
-    if slow is None:
-        return sentence
-    return f"{sentence} {slow:.0%} of those in Q and K sit in slow pairs, which are {chance:.0%} of all pairs."
+    slow = analysis.slow_fraction(*_QK)
+    if slow is not None:
+        sentence += f" {slow:.0%} of those in Q and K sit in slow pairs."
+    pairs, query, key = analysis.slow_pair_fraction or 0.0, *(analysis.slow_energy(role) or 0.0 for role in _QK)
+    return f"{sentence} Slow pairs are {pairs:.0%} of all pairs; they hold {query:.0%} of Q's energy, {key:.0%} of K's."
 
 
 def _place(analysis: Analysis, role: Role) -> str:

@@ -42,10 +42,10 @@ def heatmap_page(analysis: Analysis, stats: CalibrationStats, layers: Sequence[i
 
 
 def _title(analysis: Analysis) -> str:
-    slow = "   orange bar: dims of slow pairs" if analysis.slow_pair_fraction else ""
+    after, slow = (", after RoPE", "   orange bar: dims of slow pairs") if analysis.has_rope else ("", "")
     return (
         f"{shorten(analysis.model)}: norm of every dim over {analysis.calibration.sequences} x "
-        f"{analysis.calibration.length} tokens, after RoPE\n"
+        f"{analysis.calibration.length} tokens{after}\n"
         f"red circle: massive, over {analysis.ratio:.3g} x the mean norm of its head{slow}"
     )
 

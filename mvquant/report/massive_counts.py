@@ -32,7 +32,7 @@ def count_page(analysis: Analysis) -> Figure:
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.set_ylim(bottom=0, top=None if analysis.massive("q", "k", "v") else 1)
     figure.suptitle(
-        f"{shorten(analysis.model)}: massive values per layer, after RoPE\n"
+        f"{shorten(analysis.model)}: massive values per layer{', after RoPE' if analysis.has_rope else ''}\n"
         f"(norm over {analysis.ratio:.3g} x the mean of its head)",
         fontsize=11,
     )

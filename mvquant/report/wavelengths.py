@@ -31,6 +31,8 @@ def wavelength_page(analysis: Analysis) -> Figure:
         row[0].set_ylabel("share of a head's energy, per pair")
     for axes in grid[-1]:
         axes.set_xlabel("wavelength of the RoPE pair (tokens per turn)")
+    # Once, after everything is drawn: a limit ends the scaling of all panels that share the axis.
+    grid[0][0].set_ylim(bottom=0)
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, fontsize=9, frameon=False, loc="outside lower center", ncols=5)
     figure.suptitle(f"{shorten(analysis.model)}: energy of Q and K by wavelength", fontsize=11)
@@ -44,12 +46,13 @@ def _panel(axes: Axes, layers: Sequence[LayerAnalysis], role: Role) -> None:
         label = "one layer" if number == 0 else None
         axes.plot(turns, share, color=ROLE_COLOURS[role], alpha=0.3, linewidth=1, label=label)
     mean = [sum(values) / len(values) for values in zip(*shares, strict=True)]
-    axes.plot(turns, mean, color=ROLE_COLOURS[role], linewidth=2.5, label="mean of the layers")
+    axes.plot(
+        turns, mean, color=ROLE_COLOURS[role], linewidth=2.5, marker="o", markersize=4, label="mean of the layers"
+    )
     axes.axhline(1 / len(turns), color="black", linestyle="--", linewidth=1, label="equal shares")
     axes.axvline(context, color="#009E73", linewidth=1.5, label=f"training context ({context:,} tokens)")
     axes.axvspan(context, max(*turns, context) * 1.2, color="#009E73", alpha=0.08, linewidth=0, label="slow pairs")
     axes.set_xscale("log")
     axes.set_xlim(min(turns) / 1.2, max(*turns, context) * 1.2)
-    axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     tidy(axes)
