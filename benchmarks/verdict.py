@@ -41,7 +41,7 @@ def recipes() -> dict[str, Recipe]:
 def judge(name: str, plan: Plan | None, limit: int | None) -> EvalResult:
     """Quantize the reference model in memory, if there is a plan, and evaluate it."""
     model, tokenizer = pipeline.load_model(Path(pipeline.model_location("reference")))
-    subject = Subject(model=name)
+    subject = Subject(model=name, bits_per_weight=16)
     if plan is not None:
         apply_plan(model, plan)
         subject = Subject(model=name, plan_hash=plan.hash, bits_per_weight=plan.bits_per_weight)

@@ -19,7 +19,7 @@ from mvquant.checkpoint.staging import check_writable, staged_folder
 from mvquant.checkpoint.write import DEFAULT_SHARD_BYTES, Progress, write_checkpoint
 from mvquant.errors import CheckpointError, UsageError
 from mvquant.evaluation import EvalResult, Subject, Task, evaluate, load_tasks
-from mvquant.plan import Plan
+from mvquant.plan import FLOAT_BITS, Plan
 from mvquant.policies import make_plan, require_rope
 from mvquant.recipe import Calibration, Recipe
 from mvquant.reference import reference_path, reference_texts
@@ -151,7 +151,7 @@ def evaluate_model(
     """Load a model, quantized by mvquant or not at all, and have it answer the tasks."""
     checkpoint = open_checkpoint(model_location(model))
     loaded, tokenizer = load_model(checkpoint.folder, device)
-    subject = Subject(model=model)
+    subject = Subject(model=model, bits_per_weight=FLOAT_BITS[checkpoint.dtype])
     quantized = checkpoint.raw_config.get("quantization_config", {})
     if quantized.get("quant_method") == QUANT_METHOD:
         plan = read_quantization_config(quantized)

@@ -107,19 +107,28 @@ def _clause(word: str, drop: Estimate) -> str:
 
 def remarks(verdicts: Sequence[Verdict]) -> list[str]:
     """What a reader has to know before trusting the figures."""
-    lines: list[str] = []
     limits = sorted({verdict.result.limit for verdict in verdicts if verdict.result.limit})
-    if limits:
-        shown = ", ".join(str(limit) for limit in limits)
-        lines.append(f"Only the first {shown} items of each task were asked.")
+    lines = [f"Only the first {limit} items of each task were asked{_of_whom(verdicts, limit)}." for limit in limits]
     for verdict in verdicts:
-        for task in verdict.result.tasks.values():
-            if task.too_long:
-                count = len(task.too_long)
-                lines.append(
-                    f"{verdict.name}: {count} items of {task.task} are longer than the model reads: not counted."
-                )
+        lines += [
+            f"{verdict.name}: {len(task.too_long)} items of {task.task} are longer than the model reads: not counted."
+            for task in verdict.result.tasks.values()
+            if task.too_long
+        ]
+        if _is_partly_compared(verdict):
+            lines.append(f"{verdict.name}: losses are over the items that it shares with the baseline only.")
     return lines
+
+
+def _of_whom(verdicts: Sequence[Verdict], limit: int) -> str:
+    names = [verdict.name for verdict in verdicts if verdict.result.limit == limit]
+    return "" if len(names) == len(verdicts) else f" of {', '.join(names)}"
+
+
+def _is_partly_compared(verdict: Verdict) -> bool:
+    compared = verdict.comparison.tasks if verdict.comparison else {}
+    own = {name: task.n for name, task in verdict.result.tasks.items()}
+    return verdict.comparison is not None and own != {name: drop.n for name, drop in compared.items()}
 
 
 def _group_table(verdicts: Sequence[Verdict]) -> Table:

@@ -100,6 +100,14 @@ def test_what_was_left_out_is_said():
     assert "reference: 2 items of reference_passkey are longer than the model reads: not counted." in text
 
 
+def test_a_partial_comparison_is_said():
+    half = make_result("half", {"reference_passkey": 0.5}, items=400, limit=400)
+    text = " ".join(shown([half, BASE]).split())
+    assert "Only the first 400 items of each task were asked of half." in text
+    assert "reference: losses are over the items that it shares with the baseline only." in text
+    assert "shares" not in " ".join(shown([BASE, result("w4a16", 0.9, 0.9)]).split())
+
+
 def test_other_data_is_refused():
     passkey = BASE.tasks["reference_passkey"].model_copy(update={"data_hash": "1" * 64})
     other = BASE.model_copy(update={"tasks": {"reference_passkey": passkey}})

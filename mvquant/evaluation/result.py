@@ -1,0 +1,154 @@
+"""What an evaluation leaves behind: figures, where they come from, and one row per item."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mvquant.errors import EvaluationError
+from mvquant.evaluation.statistics import Estimate
+from mvquant.evaluation.task_file import Knowledge, mistakes
+
+
+class _Saved(BaseModel):
+    # A choice can have a log-likelihood of minus infinity, which JSON has no number for.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class ItemRow(NamedTuple):
+    """One answered item; an array in JSON, to keep files small.
+
+    `log_likelihoods` (natural, summed over tokens, in the order of the item's choices) is None where the
+    answer was generated.
+    """
+
+    id: str
+    prediction: str
+    answer: str
+    correct: bool
+    log_likelihoods: tuple[float, ...] | None = None
+
+
+class TaskResult(_Saved):
+    """One task: `n` items answered, and those that were too long for the model to read whole.
+
+    `too_long` items are neither cut nor scored: they count in no figure.
+    """
+
+    task: str
+    version: int
+    knowledge: Knowledge
+    answer_by: Literal["generation", "choice"]
+    seed: int | str | None
+    data_hash: str
+    chance: float
+    n: int
+    accuracy: Estimate
+    corrected: Estimate
+    too_long: tuple[str, ...]
+    rows: tuple[ItemRow, ...]
+
+
+class GroupResult(_Saved):
+    """The mean over the tasks of one group; `corrected` is chance-corrected accuracy."""
+
+    tasks: tuple[str, ...]
+    accuracy: Estimate
+    corrected: Estimate
+
+
+class Subject(_Saved):
+    """Who was judged. The evaluator knows nothing of it: the caller says."""
+
+    model: str
+    plan_hash: str | None = None
+    bits_per_weight: float | None = None
+
+
+class EvalResult(_Saved):
+    """One model on some tasks. Accuracies are fractions; intervals are 95 %.
+
+    Attributes:
+        schema_version: raised whenever a figure changes its meaning.
+        subject: the model.
+        versions: of python, torch, transformers and mvquant.
+        dtype: of the model's floating-point parameters.
+        device: where it ran.
+        decoding: the only way there is; no seed is needed.
+        batch_size: prompts per batch; moves figures by float noise only.
+        limit: items per task, the first ones of each; None for all.
+        tasks: by task name.
+        groups: `contextual` and `parametric`, as far as there were tasks.
+    """
+
+    schema_version: Literal[1] = 1
+    subject: Subject
+    versions: dict[str, str]
+    dtype: str
+    device: str
+    decoding: Literal["greedy"] = "greedy"
+    batch_size: int
+    limit: int | None
+    tasks: dict[str, TaskResult]
+    groups: dict[Knowledge, GroupResult]
+
+    def save(self, path: Path) -> None:
+        """Write the result as JSON; `path` appears only when complete."""
+        save_results([self], path)
+
+    @classmethod
+    def load(cls, path: Path) -> "EvalResult":
+        """Read a file with one result.
+
+        Raises:
+            EvaluationError: no result, several, or not a result.
+        """
+        results = load_results(path)
+        if len(results) != 1:
+            message = f"{path} holds {len(results)} results where one is needed: use load_results"
+            raise EvaluationError(message)
+        return results[0]
+
+
+def save_results(results: Sequence[EvalResult], path: Path) -> None:
+    """Write one result per line (so that a single one is plain JSON); `path` appears only when complete.
+
+    Raises:
+        EvaluationError: the file cannot be written.
+    """
+    text = "".join(result.model_dump_json() + "\n" for result in results)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            beside.write_text(text, encoding="utf-8")
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        message = f"cannot write {path}: {error}"
+        raise EvaluationError(message) from None
+
+
+def load_results(path: Path) -> list[EvalResult]:
+    """Read a file with any number of results.
+
+    Raises:
+        EvaluationError: missing, or a line that is not a result of this schema version.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"cannot read {path}: {error}"
+        raise EvaluationError(message) from None
+    return [_parse(line, path, number) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def _parse(line: str, path: Path, number: int) -> EvalResult:
+    try:
+        return EvalResult.model_validate_json(line)
+    except ValidationError as error:
+        message = f"{path}, line {number}: not a result of this mvquant: {mistakes(error)[0]}; evaluate again"
+        raise EvaluationError(message) from None

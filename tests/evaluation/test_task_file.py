@@ -1,0 +1,73 @@
+import pytest
+import yaml
+
+from mvquant.errors import ConfigError
+from mvquant.evaluation.task_file import read_task_file
+from tests.evaluation.examples import task_yaml
+
+
+def read(folder, content):
+    path = folder / "task.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return read_task_file(path)
+
+
+def test_fields_are_read(tmp_path):
+    file = read(tmp_path, task_yaml("passkey", chance=0.25))
+    assert file.generation_kwargs.until == ("\n",)
+    assert (file.metadata.chance, file.metadata.knowledge) == (0.25, "contextual")
+    assert file.target_delimiter == " "
+
+
+def test_one_stop_string_needs_no_list(tmp_path):
+    content = task_yaml("passkey")
+    content["generation_kwargs"]["until"] = "\n\n"
+    assert read(tmp_path, content).generation_kwargs.until == ("\n\n",)
+
+
+def test_group_files_hold_no_task(tmp_path):
+    assert read(tmp_path, {"group": "contextual", "task": ["passkey"]}) is None
+
+
+def test_all_mistakes_are_reported_at_once(tmp_path):
+    content = task_yaml("passkey")
+    content["metadata"].update(chance=1.0, knowledge="both")
+    content["generation_kwargs"]["max_gen_toks"] = 0
+    content["num_fewshot"] = 5
+    with pytest.raises(ConfigError) as error:
+        read(tmp_path, content)
+    assert error.value.where == str(tmp_path / "task.yaml")
+    fields = sorted(mistake.partition(":")[0] for mistake in error.value.mistakes)
+    assert fields == ["generation_kwargs.max_gen_toks", "metadata.chance", "metadata.knowledge", "num_fewshot"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param({"few_shots": 2}, "few_shots: Extra inputs", id="unknown-key"),
+        pytest.param({"doc_to_text": "Q: {{prompt}}"}, "doc_to_text: Input should be", id="another-prompt"),
+        pytest.param({"output_type": "multiple_choice"}, "needs metadata.answer_by: choice", id="answer-by"),
+        pytest.param({"generation_kwargs": None}, "needs generation_kwargs", id="no-stop"),
+        pytest.param(
+            {"filter_list": [{"name": "x", "filter": [{"function": "regex"}]}]},
+            "filter_list.0.filter.0.function",
+            id="filter-that-would-be-ignored",
+        ),
+    ],
+)
+def test_what_would_not_be_done_is_refused(tmp_path, change, message):
+    with pytest.raises(ConfigError, match=message):
+        read(tmp_path, task_yaml("passkey") | change)
+
+
+def test_choice_tasks_need_choices(tmp_path):
+    content = task_yaml("yes_no", choice=True)
+    del content["doc_to_choice"]
+    with pytest.raises(ConfigError, match="needs doc_to_choice: choices"):
+        read(tmp_path, content)
+
+
+@pytest.mark.parametrize("content", ["task: [", "- task", "text"])
+def test_not_a_task(tmp_path, content):
+    with pytest.raises(ConfigError, match=r"not YAML|not a task"):
+        read(tmp_path, content)

@@ -1,0 +1,120 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from mvquant.errors import ConfigError, EvaluationError, UnknownNameError
+from mvquant.evaluation.tasks import Item, hash_items, load_tasks
+from tests.evaluation.examples import task_yaml, write_task
+
+QUESTION = {"id": "q-0", "prompt": "Where is Tom?", "answer": "attic"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_task(tmp_path, task_yaml("cities", knowledge="parametric"), [QUESTION])
+    write_task(tmp_path, task_yaml("places"), [QUESTION, {**QUESTION, "id": "q-1"}])
+    write_task(tmp_path, task_yaml("passkey"), [QUESTION])
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("wanted", "names"),
+    [
+        (["all"], ["passkey", "places", "cities"]),
+        (["contextual"], ["passkey", "places"]),
+        (["parametric", "contextual"], ["passkey", "places", "cities"]),
+        (["cities", "places", "cities"], ["places", "cities"]),
+    ],
+)
+def test_names_and_groups(folder, wanted, names):
+    assert [task.name for task in load_tasks(folder, wanted)] == names
+
+
+def test_unknown_name_suggests_the_nearest(folder):
+    with pytest.raises(UnknownNameError, match="unknown task 'passkeys': did you mean 'passkey'"):
+        load_tasks(folder, ["places", "passkeys"])
+
+
+def test_items_keep_their_order_and_other_keys(folder):
+    write_task(folder, task_yaml("places"), [{**QUESTION, "id": f"q-{i}", "depth": i} for i in (2, 0, 1)])
+    (task,) = load_tasks(folder, ["places"])
+    assert [(item.id, item.depth) for item in task.items] == [("q-2", 2), ("q-0", 0), ("q-1", 1)]
+
+
+def test_hash_is_of_the_data_not_of_its_spelling(folder):
+    (before,) = load_tasks(folder, ["passkey"])
+    path = folder / "data" / "passkey.jsonl"
+    path.write_text(
+        "\n" + json.dumps(dict(reversed(QUESTION.items())), indent=None, separators=(" , ", " : ")) + "\n\n"
+    )
+    (respelled,) = load_tasks(folder, ["passkey"])
+    path.write_text(json.dumps({**QUESTION, "note": "x"}) + "\n")
+    (changed,) = load_tasks(folder, ["passkey"])
+    assert before.data_hash == respelled.data_hash != changed.data_hash
+
+
+def test_hash_against_sha256sum():
+    # printf '{"answer":"b","id":"i","prompt":"é"}\n' | sha256sum
+    known = "34c0465551e609ca44bcbe65748753fb4dc6fb72c64455e2af4226858898f95c"
+    assert hash_items([Item(id="i", prompt="é", answer="b")]) == known
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        pytest.param("{", "line 2: .*JSON", id="not-json"),
+        pytest.param('{"id": "q-1", "prompt": "?"}', "line 2: answer: Field required", id="no-answer"),
+        pytest.param('{"id": 3, "prompt": "?", "answer": ""}', "line 2: id: .*; answer: ", id="several"),
+        pytest.param(
+            '{"id": "q-1", "prompt": "?", "answer": "c", "choices": ["a", "b"]}', "line 2: .*must .* hold", id="choices"
+        ),
+    ],
+)
+def test_malformed_lines_are_named(folder, line, message):
+    path = folder / "data" / "passkey.jsonl"
+    path.write_text(json.dumps(QUESTION) + "\n" + line + "\n")
+    with pytest.raises(EvaluationError, match=rf"passkey.jsonl, {message}"):
+        load_tasks(folder, ["passkey"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("\n", "holds no items", id="empty"),
+        pytest.param((json.dumps(QUESTION) + "\n") * 2, "the id 'q-0' more than once", id="repeated-id"),
+        pytest.param(b"\xff", "cannot read its data", id="not-utf-8"),
+        pytest.param(None, "cannot read its data", id="missing"),
+    ],
+)
+def test_unusable_data(folder, text, message):
+    path = folder / "data" / "passkey.jsonl"
+    if text is None:
+        path.unlink()
+    else:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(EvaluationError, match=f"task passkey: .*{message}"):
+        load_tasks(folder)
+
+
+def test_choice_tasks_need_choices_in_every_item(folder):
+    write_task(folder, task_yaml("yes_no", choice=True), [QUESTION])
+    with pytest.raises(EvaluationError, match="line 1: choices: a multiple-choice item needs them"):
+        load_tasks(folder, ["yes_no"])
+
+
+def test_two_files_cannot_share_a_name(folder):
+    (folder / "tasks" / "copy.yaml").write_text((folder / "tasks" / "places.yaml").read_text())
+    with pytest.raises(ConfigError, match="'places' is taken"):
+        load_tasks(folder)
+
+
+def test_a_folder_without_tasks(tmp_path):
+    with pytest.raises(EvaluationError, match="no task files"):
+        load_tasks(tmp_path)
+
+
+def test_shipped_tasks_load():
+    tasks = load_tasks(Path(__file__).parents[2] / "eval")
+    assert {task.knowledge for task in tasks} == {"contextual", "parametric"}
+    assert all(len(task.items) >= 512 for task in tasks)
