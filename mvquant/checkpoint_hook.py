@@ -26,6 +26,7 @@ class _Waiting(MetaPathFinder):
     """Steps aside at once, and has the registration follow the import it waited for."""
 
     def find_spec(self, fullname: str, path: object = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        del path, target
         if fullname != WAITS_FOR:
             return None
         sys.meta_path.remove(self)

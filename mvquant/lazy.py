@@ -18,4 +18,5 @@ class LazyModule:
         self._name = name
 
     def __getattr__(self, attribute: str) -> Any:  # noqa: ANN401 - whatever the module holds
+        """Import the module, and return what is asked for."""
         return getattr(importlib.import_module(self._name), attribute)

@@ -5,49 +5,112 @@ A block stands between `<!-- begin NAME -->` and `<!-- end NAME -->`; a test fai
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-from mvquant.evaluation import load_results
+from mvquant.arch import FAMILIES
+from mvquant.evaluation import EvalResult, load_results
 from mvquant.report import markdown_table, verdict_chart
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
 CHART = ROOT / "docs" / "verdict.svg"
+MAIN = re.compile(r"full precision|(mv-protect-)?w\da16")
 
 
-def verdict() -> str:
-    """The table of what each variant loses."""
-    return markdown_table(load_results(RESULTS / "verdict.jsonl"))
+def summary() -> str:
+    """What plain rounding and mv-protect lose."""
+    return markdown_table(_main_results())
 
 
-def training() -> str:
-    """What the reference model reaches, from its training card."""
-    return (ROOT / "mvquant" / "reference" / "TRAINING_CARD.md").read_text(encoding="utf-8")
+def reference() -> str:
+    """What the reference model reaches, as its training measured it."""
+    record = _read(ROOT / "mvquant" / "reference" / "training.json")
+    rows = [
+        [task, _percent(figure["accuracy"]), _percent(figure["target"]), _percent(figure["bare_accuracy"])]
+        for task, figure in record["figures"]["tasks"].items()
+    ]
+    training = record["training"]
+    return (
+        f"{record['parameters'] / 1e6:.1f} M parameters, trained from seed {record['seed']} on "
+        f"{training['tokens'] / 1e6:.1f} M tokens in {training['seconds'] / 60:.0f} minutes on "
+        f"{record['environment']['machine']}.\n\n"
+        + _table(["task", "accuracy, %", "target", "without its context, %"], rows)
+    )
 
 
-def linear() -> str:
-    """Speed of the mixed-row linear."""
-    return _ratio_table(RESULTS / "linear.json")
+def speed() -> str:
+    """The mixed-row linear against bfloat16, and quantizing against llm-compressor."""
+    linear, quantize = _read(RESULTS / "linear.json"), _read(RESULTS / "quantize.json")
+    counts = sorted({result["rows"] for result in linear["results"]})
+    by_variant: dict[str, dict[int, float]] = {}
+    for result in linear["results"]:
+        by_variant.setdefault(result["variant"], {})[result["rows"]] = result["speed_to_bfloat16"]
+    rows = [[name, *(f"{speeds[count]:.2f}" for count in counts)] for name, speeds in by_variant.items()]
+    ratios = quantize["ratios"]
+    return (
+        f"One linear of {linear['shape'][0]} x {linear['shape'][1]}, times faster than bfloat16 on {linear['threads']} "
+        f"thread(s) of {linear['machine']['cpu']}, by rows of states (`{linear['command']}`):\n\n"
+        + _table(["", *map(str, counts)], rows)
+        + f"\n\nQuantizing a random model of 1.1 B parameters without data, mvquant relative to llm-compressor "
+        f"(`{quantize['command']}`):\n\n" + _ratio_table(ratios)
+    )
 
 
-BLOCKS: dict[str, Callable[[], str]] = {"verdict": verdict}
+def families() -> str:
+    """The table of families."""
+    protected = sorted(name for name, family in FAMILIES.items() if family.rope)
+    plain = sorted(name for name, family in FAMILIES.items() if not family.rope)
+    return (
+        f"`config.model_type` of models that mv-protect knows: {', '.join(f'`{name}`' for name in protected)}. "
+        f"Without RoPE, so for plain schemes only: {', '.join(f'`{name}`' for name in plain)}. Any other is refused "
+        "with the list."
+    )
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "summary": summary,
+    "reference": reference,
+    "speed": speed,
+    "families": families,
+}
 
 
 def rendered(text: str) -> str:
     """Return the README with every block filled anew."""
     for name, render in BLOCKS.items():
-        pattern = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
-        body = render().strip()
-        text = pattern.sub(lambda match, body=body: f"{match[1]}{body}\n{match[2]}", text)
+        begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->"
+        before, _, rest = text.partition(begin)
+        text = before + begin + render().strip() + "\n" + end + rest.partition(end)[2]
     return text
 
 
-def _ratio_table(path: Path) -> str:
-    return json.dumps(json.loads(path.read_text(encoding="utf-8")))
+def _main_results() -> list[EvalResult]:
+    results = load_results(RESULTS / "verdict.jsonl")
+    return [result for result in results if MAIN.fullmatch(result.subject.model)]
+
+
+def _ratio_table(ratios: dict[str, Any]) -> str:
+    columns = list(next(iter(ratios.values())))
+    rows = [[name, *(f"{ratio[column]:.2f}" for column in columns)] for name, ratio in ratios.items()]
+    return _table(["mvquant relative to", *(column.replace("_", " ") for column in columns)], rows)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    alignment = [":--", *("--:" for _ in header[1:])]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, alignment, *rows))
+
+
+def _percent(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{100 * fraction:.1f}"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":
     README.write_text(rendered(README.read_text(encoding="utf-8")), encoding="utf-8")
-    verdict_chart(load_results(RESULTS / "verdict.jsonl"), CHART)
+    verdict_chart(_main_results(), CHART)

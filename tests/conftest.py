@@ -4,9 +4,10 @@ import os
 
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", MPLBACKEND="Agg", COLUMNS="80")
 
+from pathlib import Path
+
 import pytest
 import torch
-from pathlib import Path
 
 torch.set_num_threads(1)
 

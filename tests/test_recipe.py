@@ -78,7 +78,7 @@ def test_all_mistakes_are_reported_at_once():
     ],
 )
 def test_a_mistake_is_explained(text, mistake):
-    with pytest.raises(ConfigError, match="mine.yaml") as error:
+    with pytest.raises(ConfigError, match=r"mine\.yaml") as error:
         parse_recipe(text, "mine.yaml")
     assert mistake in str(error.value)
 

@@ -56,7 +56,7 @@ class MvquantQuantizer(HfQuantizer):
             if module.scheme.is_quantized:
                 quant.replace_weight(model, module.name, methods.empty_module(module, model))
                 # else GPT-2's attention would look for the weight, to initialize it
-                model.get_submodule(module.name.rpartition(".")[0])._is_hf_initialized = True  # noqa: SLF001
+                model.get_submodule(module.name.rpartition(".")[0])._is_hf_initialized = True
         ignored = set(model._keys_to_ignore_on_load_unexpected or ())
         model._keys_to_ignore_on_load_unexpected = ignored | {guard_name(plan).replace(".", r"\.") + "$"}
         return model

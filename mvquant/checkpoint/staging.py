@@ -79,7 +79,7 @@ class _Terminated(BaseException):
 
 @contextmanager
 def _raised_termination() -> Iterator[None]:
-    def stop(number: int, frame: FrameType | None) -> None:
+    def stop(number: int, _frame: FrameType | None) -> None:
         raise _Terminated(f"signal {number}")
 
     try:

@@ -39,10 +39,10 @@ def test_nothing_is_left_behind(tmp_path, error):
 
 
 def test_a_full_disk_is_reported_and_cleaned_up(tmp_path):
-    with pytest.raises(CheckpointError, match="No space left on device.*nothing was left behind"):
-        with staged_folder(tmp_path / "out") as stage:
-            (stage / "file").write_text("x")
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    message = r"No space left on device.*nothing was left behind"
+    with pytest.raises(CheckpointError, match=message), staged_folder(tmp_path / "out") as stage:
+        (stage / "file").write_text("x")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert names(tmp_path) == []
 
 
