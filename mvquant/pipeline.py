@@ -1,12 +1,12 @@
 """The whole way, in order: model -> statistics -> plan -> checkpoint -> evaluation. Only here and in `cli`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -31,6 +31,8 @@ __all__ = ["check_writable"]
 
 REFERENCE = "reference"
 """The word for the embedded reference model, and for its corpus."""
+
+LOADING = {"local_files_only": True, "trust_remote_code": False}
 
 DEFAULT_CORPUS = "Salesforce/wikitext:wikitext-2-raw-v1"
 
@@ -172,16 +174,17 @@ def load_model(folder: Path, device: str = "cpu") -> tuple[PreTrainedModel, PreT
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **LOADING)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{folder}: its tokenizer cannot be loaded ({str(error).splitlines()[0]})") from None
     with _no_foreign_bars():
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    return model.to(place).eval(), tokenizer
+        model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **LOADING)
+    nn.Module.to(model, place)
+    return model.eval(), tokenizer
 
 
 @contextmanager
-def _no_foreign_bars() -> Iterator[None]:
+def _no_foreign_bars() -> Generator[None]:
     """Keep transformers' progress bars out of our output, which has its own."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()

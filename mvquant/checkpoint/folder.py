@@ -108,7 +108,7 @@ def _read_config(folder: Path) -> PreTrainedConfig:
     if not isinstance(raw, dict) or "model_type" not in raw:
         raise CheckpointError(f"{path} names no `model_type`: it is not the config of a transformers model")
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True)
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, KeyError, TypeError) as error:
         raise UnsupportedModelError(f"{path}: transformers cannot read it ({str(error).splitlines()[0]})") from None
 

@@ -4,6 +4,7 @@ transformers imports its quantizers before its models, and this module with them
 loaded at first use.
 """
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 else:
     methods = LazyModule("mvquant.methods")
     quant = LazyModule("mvquant.quant")
+
+
+_IGNORED = "_keys_to_ignore_on_load_unexpected"
+"""Where transformers looks for tensors that may be in a checkpoint and not in the model."""
 
 
 class MvquantConfig(QuantizationConfigMixin):
@@ -56,9 +61,9 @@ class MvquantQuantizer(HfQuantizer):
             if module.scheme.is_quantized:
                 quant.replace_weight(model, module.name, methods.empty_module(module, model))
                 # else GPT-2's attention would look for the weight, to initialize it
-                model.get_submodule(module.name.rpartition(".")[0])._is_hf_initialized = True
-        ignored = set(model._keys_to_ignore_on_load_unexpected or ())
-        model._keys_to_ignore_on_load_unexpected = ignored | {guard_name(plan).replace(".", r"\.") + "$"}
+                vars(model.get_submodule(module.name.rpartition(".")[0]))["_is_hf_initialized"] = True
+        ignored: set[str] = set(getattr(model, _IGNORED) or ())
+        setattr(model, _IGNORED, ignored | {re.escape(guard_name(plan)) + "$"})
         return model
 
     def _process_model_after_weight_loading(self, model: "PreTrainedModel", **_: Any) -> "PreTrainedModel":  # noqa: ANN401
@@ -79,7 +84,9 @@ class MvquantQuantizer(HfQuantizer):
         del weight_conversions
         return []
 
-    def get_state_dict_and_metadata(self, model: "PreTrainedModel") -> tuple[dict[str, Tensor], dict[str, str]]:
+    def get_state_dict_and_metadata(  # pyright: ignore[reportIncompatibleMethodOverride] - inferred as (None, {})
+        self, model: "PreTrainedModel"
+    ) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Return all tensors and the guard, for `save_pretrained`."""
         return {**model.state_dict(), guard_name(self.quantization_config.plan): GUARD}, {}
 
@@ -91,12 +98,12 @@ class MvquantQuantizer(HfQuantizer):
                 quant.restore_weight(model, module.name, wanted)
         return model
 
-    def is_serializable(self) -> bool:
+    def is_serializable(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride] - inferred as None
         """Whether `save_pretrained` works: it does."""
         return True
 
     @property
-    def is_trainable(self) -> bool:
+    def is_trainable(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride] - inferred as None
         """Whether the weights can be trained: integers cannot."""
         return False
 

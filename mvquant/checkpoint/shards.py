@@ -57,25 +57,25 @@ class ShardWriter:
         self.shard_bytes = shard_bytes
         self.total_bytes = 0
         self._metadata = metadata
-        self._entries: dict[str, _Entry] = {}
-        self._entries_bytes = 0
+        self._pending: dict[str, _Entry] = {}
+        self._pending_bytes = 0
         self._shards: list[list[str]] = []
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Write a tensor."""
-        if self._entries and self._entries_bytes + tensor.nbytes > self.shard_bytes:
+        if self._pending and self._pending_bytes + tensor.nbytes > self.shard_bytes:
             self._finish()
         with self._part(tensor.itemsize).open("ab") as part:
             start = part.tell()
             part.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
         stop = start + tensor.nbytes
-        self._entries[name] = _Entry(CODES[tensor.dtype], tuple(tensor.shape), tensor.itemsize, start, stop)
-        self._entries_bytes += tensor.nbytes
+        self._pending[name] = _Entry(CODES[tensor.dtype], tuple(tensor.shape), tensor.itemsize, start, stop)
+        self._pending_bytes += tensor.nbytes
         self.total_bytes += tensor.nbytes
 
     def close(self) -> None:
         """Finish the last file, and give all their final names: one file, or several and an index."""
-        if self._entries:
+        if self._pending:
             self._finish()
         if len(self._shards) == 1:
             self._shard(0).rename(self.folder / WEIGHTS)
@@ -92,7 +92,7 @@ class ShardWriter:
         """Put the parts together, largest elements first so that all of them are aligned."""
         first: dict[int, int] = {}
         end = 0
-        for itemsize in sorted({entry.itemsize for entry in self._entries.values()}, reverse=True):
+        for itemsize in sorted({entry.itemsize for entry in self._pending.values()}, reverse=True):
             first[itemsize] = end
             end += self._part(itemsize).stat().st_size
         with self._shard(len(self._shards)).open("wb") as shard:
@@ -101,13 +101,13 @@ class ShardWriter:
                 with self._part(itemsize).open("rb") as part:
                     shutil.copyfileobj(part, shard, COPY_BYTES)
                 self._part(itemsize).unlink()
-        self._shards.append(list(self._entries))
-        self._entries = {}
-        self._entries_bytes = 0
+        self._shards.append(list(self._pending))
+        self._pending = {}
+        self._pending_bytes = 0
 
     def _header(self, first: dict[int, int]) -> bytes:
         header: dict[str, object] = {"__metadata__": self._metadata}
-        for name, entry in self._entries.items():
+        for name, entry in self._pending.items():
             offsets = [first[entry.itemsize] + entry.start, first[entry.itemsize] + entry.stop]
             header[name] = {"dtype": entry.code, "shape": entry.shape, "data_offsets": offsets}
         text = json.dumps(header, separators=(",", ":")).encode()

@@ -4,7 +4,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -13,7 +13,7 @@ from mvquant.errors import CheckpointError, UsageError
 
 
 @contextmanager
-def staged_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def staged_folder(out: Path, *, overwrite: bool = False) -> Generator[Path]:
     """Give a folder beside `out` to write into; rename it to `out` if all went well, else remove it.
 
     A termination signal counts as going wrong, so that a killed job leaves nothing behind either.
@@ -78,7 +78,7 @@ class _Terminated(BaseException):
 
 
 @contextmanager
-def _raised_termination() -> Iterator[None]:
+def _raised_termination() -> Generator[None]:
     def stop(number: int, _frame: FrameType | None) -> None:
         raise _Terminated(f"signal {number}")
 

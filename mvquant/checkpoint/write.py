@@ -38,7 +38,7 @@ def write_checkpoint(
 ) -> None:
     """Quantize `source` as `plan` says and write it to `out`, which appears only when it is complete.
 
-    At most one weight of the model and one shard of the output are in memory.
+    At most one weight of the model, and what is made of it, is in memory.
 
     Raises:
         PlanError: the plan is for another model.

@@ -1,7 +1,6 @@
 """Quantized modules from a plan: empty ones for a loader to fill, or a whole model quantized in memory."""
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -31,12 +30,13 @@ def empty_module(module: ModulePlan, model: PreTrainedModel) -> MixedRowLinear |
     weight, bias = _weight_and_bias(model, module)
     count = len(module.protected_rows)
     if module.kind == "experts":
+        experts, rows, columns = module.shape
         return QuantizedExperts.empty(
-            weight.shape,
+            (experts, rows, columns),
             module.scheme,
             module.protected_scheme,
             count,
-            dtype=weight.dtype,  # pyright: ignore
+            dtype=weight.dtype,
         )
     return MixedRowLinear.empty(
         (module.rows, module.columns),

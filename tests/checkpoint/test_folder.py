@@ -127,3 +127,12 @@ def test_companions_are_copied_but_no_code_and_no_pickles(folder, tmp_path):
         "tokenizer.json",
         "chat_template.jinja",
     }
+
+
+def test_code_that_comes_with_a_model_is_never_run(folder, tmp_path):
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "custom-thing", "auto_map": {"AutoConfig": "evil.Config"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    refused(folder, "transformers cannot read it", UnsupportedModelError)
+    assert not (tmp_path / "ran").exists()
