@@ -10,6 +10,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from rich.console import Console
+
 from mvquant import pipeline
 from mvquant.evaluation import EvalResult, Subject, evaluate, save_results
 from mvquant.methods import apply_plan
@@ -17,7 +19,6 @@ from mvquant.plan import Plan
 from mvquant.policies import make_plan
 from mvquant.recipe import Protect, Recipe, recipe_for_scheme
 from mvquant.report import verdict_table
-from rich.console import Console
 
 RESULTS = Path(__file__).parent / "results" / "verdict.jsonl"
 BITS = (8, 4, 3, 2)

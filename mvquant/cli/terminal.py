@@ -1,7 +1,7 @@
 """What the command line prints: results on stdout, everything else on stderr."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -52,7 +52,7 @@ def print_json(value: dict[str, Any]) -> None:
 
 
 @contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[str, int, int], None]]:
+def progress_bar(what: str) -> Generator[Callable[[str, int, int], None]]:
     """Give a function to be told (detail, done, all); it draws a bar on a terminal and nothing elsewhere."""
     columns = (
         TextColumn("{task.description}"),
