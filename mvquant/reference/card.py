@@ -1,0 +1,179 @@
+"""The training card: what was trained on what, for how long, and what came out, all measured."""
+
+import hashlib
+import json
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, LlamaForCausalLM
+
+from mvquant.reference.items import ITEMS_PER_TASK, TASKS, digest, jsonl, task_items
+from mvquant.reference.measure import accuracy, massive_summary
+from mvquant.reference.rows import Rows
+from mvquant.reference.schedule import Schedule
+from mvquant.reference.tokenizer import CONTEXT
+
+TARGETS = {
+    "passkey": 0.95,
+    "sentiment": 0.95,
+    "arithmetic": 0.85,
+    "binding": 0.80,
+    "conflict": 0.70,
+    "city_country": 0.95,
+    "city_yes_no": 0.90,
+}
+MASSIVE_ROWS = 16
+
+
+def schedule_record(schedule: Schedule) -> dict[str, Any]:
+    """Return the schedule as plain values, documents by the name of their generator."""
+    record = asdict(schedule)
+    for phase in record["phases"]:
+        phase["mixture"] = {source.__name__: share for source, share in phase["mixture"].items()}
+    return record
+
+
+def corpus_digest(schedule: Schedule, rows: Rows, count: int = 64) -> str:
+    """Return a SHA-256 over `count` rows of every phase and length, drawn by `rows`."""
+    seen = hashlib.sha256()
+    for phase in schedule.phases:
+        for length in phase.lengths:
+            ids, weights = rows.batch(phase.mixture, count, length)
+            seen.update(ids.numpy().tobytes() + weights.numpy().tobytes())
+    return seen.hexdigest()
+
+
+def figures(folder: Path, schedule: Schedule, count: int = ITEMS_PER_TASK) -> dict[str, Any]:
+    """Measure the stored weights: accuracy with and without the context, massive values.
+
+    The weights are stored in bfloat16 and computed with in float32.
+    """
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tasks: dict[str, Any] = {}
+    for task in TASKS:
+        items = task_items(task)[:count]
+        tasks[task] = {
+            "items": len(items),
+            "sha256": digest(jsonl(items)),
+            "accuracy": accuracy(model, tokenizer, items),
+            "bare_accuracy": accuracy(model, tokenizer, items, "bare_prompt"),
+            "target": TARGETS[task],
+        }
+    text = Rows(tokenizer, "massive").batch(schedule.phases[-1].mixture, MASSIVE_ROWS, CONTEXT)[0]
+    return {"tasks": tasks, "massive": massive_summary(model, text)}
+
+
+def environment(threads: int) -> dict[str, Any]:
+    """Return the machine and the versions that trained."""
+    names = ("torch", "transformers", "tokenizers")
+    return {
+        "machine": _processor(),
+        "threads": threads,
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in names},
+    }
+
+
+def _processor() -> str:
+    described = Path("/proc/cpuinfo")
+    if not described.exists():
+        return platform.processor()
+    lines = described.read_text(encoding="utf-8").splitlines()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{len(names)} x {names[0]}" if names else platform.processor()
+
+
+def write_card(record: dict[str, Any], folder: Path) -> None:
+    """Write ``training.json`` and, rendered from it, ``TRAINING_CARD.md``."""
+    text = json.dumps(record, indent=1) + "\n"
+    (folder / "training.json").write_text(text, encoding="utf-8")
+    (folder / "TRAINING_CARD.md").write_text(render(record), encoding="utf-8")
+
+
+def render(record: dict[str, Any]) -> str:
+    """Return the training card as Markdown."""
+    sections = (_training_lines, _task_lines, _massive_lines, _curve_lines, _missed_lines)
+    lines = ["# Training card of the reference model", ""]
+    return "\n".join([*lines, *(line for section in sections for line in section(record))])
+
+
+def _training_lines(record: dict[str, Any]) -> list[str]:
+    made, used = record["training"], record["environment"]
+    model = ", ".join(f"{name} {value}" for name, value in record["model"].items())
+    versions = ", ".join(f"{name} {number}" for name, number in used["versions"].items())
+    return [
+        "Written by `python -m mvquant.reference.train` from `training.json`; every figure is measured.",
+        "",
+        (
+            f"- Model: `LlamaForCausalLM`, {record['parameters']:,} parameters, tied embeddings, `rope_theta` 500, "
+            f"context 512; {model}."
+        ),
+        (
+            f"- Training: seed {record['seed']}, {made['steps']:,} steps, {made['tokens']:,} tokens, "
+            f"{made['seconds'] / 60:.0f} minutes of steps in {used['threads']} processes of one thread on "
+            f"{used['machine']}, shared with other work."
+        ),
+        f"- Data: generated; SHA-256 of its sample `{record['corpus_sha256']}`.",
+        f"- Facts: `cities.tsv`, SHA-256 `{record['facts_sha256']}` (GeoNames, CC BY 4.0, see `facts/README.md`).",
+        f"- Versions: Python {used['python']}, {versions}.",
+        "",
+    ]
+
+
+def _task_lines(record: dict[str, Any]) -> list[str]:
+    lines = [
+        "## Held-out accuracy of the stored bfloat16 weights",
+        "",
+        "*Bare* is the same question without what answers it: the context, or the name of the city.",
+        "",
+        "| task | items | accuracy | target | bare |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for task, row in record["figures"]["tasks"].items():
+        lines.append(
+            f"| {task} | {row['items']} | {row['accuracy']:.1%} | {row['target']:.0%} | {row['bare_accuracy']:.1%} |"
+        )
+    return [*lines, ""]
+
+
+def _massive_lines(record: dict[str, Any]) -> list[str]:
+    lines = [
+        "## Massive values (ratio over 5, Q and K after RoPE)",
+        "",
+        f"{MASSIVE_ROWS} rows of 512 tokens of the last mixture, other seed.",
+        "",
+        "| states | count per layer | largest ratio per layer | share in slow pairs | pairs |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for role, row in record["figures"]["massive"].items():
+        share = "-" if row["slow_share"] is None else f"{row['slow_share']:.0%}"
+        lines.append(f"| {role.upper()} | {row['per_layer']} | {row['largest_ratio']} | {share} | {row['pairs']} |")
+    return [*lines, ""]
+
+
+def _curve_lines(record: dict[str, Any]) -> list[str]:
+    tasks = list(TASKS)
+    lines = [
+        "## Loss and validation accuracy while training",
+        "",
+        f"| tokens | loss | {' | '.join(tasks)} |",
+        "| --- " * (len(tasks) + 2) + "|",
+    ]
+    for point in record["curve"]:
+        scores = " | ".join(f"{point['accuracy'][task]:.2f}" for task in tasks)
+        lines.append(f"| {point['tokens'] / 1e6:.2f} M | {point['loss']:.3f} | {scores} |")
+    return [*lines, ""]
+
+
+def _missed_lines(record: dict[str, Any]) -> list[str]:
+    missed = [
+        f"- {task}: {row['accuracy']:.1%} against a target of {row['target']:.0%}."
+        for task, row in record["figures"]["tasks"].items()
+        if row["accuracy"] < row["target"]
+    ]
+    return ["## Targets missed", "", *(missed or ["None."]), ""]
