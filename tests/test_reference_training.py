@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from mvquant.reference import corpus
-from mvquant.reference.optimizer import Rates, build_optimizers, set_rates
-from mvquant.reference.schedule import SCHEDULE, Phase, Schedule
+from mvquant.reference.optimizer import build_optimizers, set_rates
+from mvquant.reference.schedule import SCHEDULE, Cooldown, Phase, Rates, Schedule
 from mvquant.reference.train import run_worker
 from mvquant.reference.training import Settings, Training
 
@@ -17,7 +17,11 @@ TINY = {
     "num_key_value_heads": 1,
     "head_dim": 16,
 }
-SHORT = Schedule((Phase(1024, 256, {32: 1.0}, {corpus.bindings: 0.5, corpus.city_recall: 0.5}),), 256, 512)
+SHORT = Schedule(
+    (Phase(1024, 256, {32: 1.0}, {corpus.bindings: 0.5, corpus.city_recall: 0.5}, Rates()),),
+    256,
+    (Cooldown(512, 1024),),
+)
 
 
 def settings(**changes):
@@ -55,16 +59,18 @@ def test_every_parameter_has_one_optimizer():
     model = torch.nn.ModuleDict({"layer": torch.nn.ModuleDict({"q_proj": torch.nn.Linear(4, 4, bias=False)})})
     model["layer"]["up_proj"] = torch.nn.Linear(4, 4, bias=False)
     model["norm"] = torch.nn.LayerNorm(4)
-    owned = [p for o in build_optimizers(model, Rates()) for g in o.param_groups for p in g["params"]]
+    owned = [p for o in build_optimizers(model) for g in o.param_groups for p in g["params"]]
     assert len(owned) == len(set(owned)) == len(list(model.parameters()))
 
 
-def test_rates_are_set_relative_to_the_plateau():
-    model = torch.nn.ModuleDict({"up_proj": torch.nn.Linear(4, 4, bias=False), "norm": torch.nn.LayerNorm(4)})
-    optimizers = build_optimizers(model, Rates(muon=0.5))
-    set_rates(optimizers, 0.1)
-    set_rates(optimizers, 0.5)
-    assert optimizers[1].param_groups[0]["lr"] == 0.25
+def test_rates_are_those_given_times_the_factor():
+    model = torch.nn.ModuleDict({name: torch.nn.Linear(4, 4, bias=False) for name in ("up_proj", "norm")})
+    adamw, muon = build_optimizers(model)
+    set_rates([adamw, muon], Rates(muon=0.5, embeddings=0.2, queries_keys_decay=0.3), 0.1)
+    set_rates([adamw, muon], Rates(muon=0.5, embeddings=0.2, queries_keys_decay=0.3), 0.5)
+    assert muon.param_groups[0]["lr"] == 0.25
+    assert [group["lr"] for group in adamw.param_groups] == [1e-3, 0.1]
+    assert [group["weight_decay"] for group in adamw.param_groups] == [0.3, 0.0]
 
 
 @pytest.mark.parametrize(("seen", "factor"), [(0, 0.0), (SCHEDULE.warmup_tokens, 1.0), (SCHEDULE.tokens, 0.0)])

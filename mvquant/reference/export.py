@@ -3,7 +3,6 @@
 import shutil
 from pathlib import Path
 
-import torch
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 
@@ -14,7 +13,7 @@ def write_folder(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, fo
     """
     beside = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
-    model.to(torch.bfloat16)
+    model.bfloat16()
     model.generation_config = GenerationConfig(
         bos_token_id=model.config.bos_token_id,
         eos_token_id=model.config.eos_token_id,

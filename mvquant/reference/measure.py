@@ -12,7 +12,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from mvquant.massive import PAPER_RATIO, head_ratios
 from mvquant.reference.items import Item
-from mvquant.rope import slow_pairs
+from mvquant.rope import head_dim, slow_pairs
 
 
 def _encoded(item: Item, answer: str, prompt: str, tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], int]:
@@ -80,7 +80,7 @@ def state_norms(
                 module = getattr(layer.self_attn, f"{role}_proj")
                 hooks.callback(module.register_forward_hook(_keep_in(outputs)).remove)
         model(input_ids=ids)
-    size = model.config.head_dim
+    size = head_dim(model.config)
     states = {role: [x.unflatten(-1, (-1, size)).transpose(1, 2) for x in xs] for role, xs in seen.items()}
     cos, sin = model.model.rotary_emb(states["q"][0], torch.arange(ids.shape[1])[None])
     turned = [apply_rotary_pos_emb(q, k, cos, sin) for q, k in zip(states["q"], states["k"], strict=True)]
@@ -90,7 +90,7 @@ def state_norms(
 
 def massive_summary(model: LlamaForCausalLM, ids: Int[Tensor, "rows length"]) -> dict[str, Any]:
     """Count massive values per layer, with the largest ratio, their pairs and the share in slow pairs."""
-    half = model.config.head_dim // 2
+    half = head_dim(model.config) // 2
     slow = set(slow_pairs(model.config))
     summary: dict[str, Any] = {}
     for role, layers in state_norms(model, ids).items():

@@ -22,7 +22,7 @@ class Rows:
     def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: str) -> None:
         """Take the tokenizer and the seed of everything drawn."""
         self.rng = Random(seed)
-        self._bos = tokenizer.convert_tokens_to_ids(str(tokenizer.bos_token))
+        self._bos = tokenizer.get_vocab()[str(tokenizer.bos_token)]
 
         @lru_cache(maxsize=50_000)
         def encode(text: str) -> list[int]:

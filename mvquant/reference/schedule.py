@@ -69,6 +69,27 @@ BINDING: dict[Source, float] = {
     corpus.reviews: 0.02,
     corpus.sums: 0.06,
 }
+FEW_FACTS: dict[Source, float] = {
+    corpus.few_bindings: 0.25,
+    corpus.bindings: 0.35,
+    corpus.few_word_pairs: 0.10,
+    corpus.noun_pairs: 0.15,
+    corpus.city_recall: 0.03,
+    corpus.city_checks: 0.04,
+    corpus.reviews: 0.03,
+    corpus.sums: 0.05,
+}
+MORE_FACTS: dict[Source, float] = {
+    corpus.few_bindings: 0.05,
+    corpus.bindings: 0.38,
+    corpus.conflicts: 0.15,
+    corpus.few_word_pairs: 0.05,
+    corpus.noun_pairs: 0.12,
+    corpus.city_recall: 0.04,
+    corpus.city_checks: 0.05,
+    corpus.reviews: 0.04,
+    corpus.sums: 0.12,
+}
 READING: dict[Source, float] = {
     corpus.noun_pairs: 0.10,
     corpus.repeated_nouns: 0.04,
@@ -79,6 +100,36 @@ READING: dict[Source, float] = {
     corpus.reviews: 0.04,
     corpus.sums: 0.13,
     corpus.passkeys: 0.10,
+}
+SHORT_READING: dict[Source, float] = {
+    corpus.bindings: 0.40,
+    corpus.conflicts: 0.22,
+    corpus.passkeys: 0.12,
+    corpus.noun_pairs: 0.06,
+    corpus.city_recall: 0.04,
+    corpus.city_checks: 0.05,
+    corpus.reviews: 0.04,
+    corpus.sums: 0.07,
+}
+LONG_READING: dict[Source, float] = {
+    corpus.bindings: 0.34,
+    corpus.conflicts: 0.20,
+    corpus.passkeys: 0.14,
+    corpus.noun_pairs: 0.04,
+    corpus.city_recall: 0.05,
+    corpus.city_checks: 0.08,
+    corpus.reviews: 0.05,
+    corpus.sums: 0.10,
+}
+MORE_STATEMENTS: dict[Source, float] = {
+    corpus.place_bindings: 0.28,
+    corpus.bindings: 0.14,
+    corpus.conflicts: 0.30,
+    corpus.passkeys: 0.08,
+    corpus.city_recall: 0.04,
+    corpus.city_checks: 0.06,
+    corpus.reviews: 0.04,
+    corpus.sums: 0.06,
 }
 
 
@@ -97,6 +148,7 @@ class Rates:
 FAST_DECAYING = Rates(queries_keys_decay=0.5)
 FAST = Rates()
 CALM = Rates(muon=1e-3, queries_keys=1e-3, embeddings=4e-4)
+CALMER = Rates(muon=7e-4, queries_keys=7e-4, embeddings=2.5e-4)
 
 
 @dataclass(frozen=True)
@@ -111,12 +163,20 @@ class Phase:
 
 
 @dataclass(frozen=True)
+class Cooldown:
+    """The tokens between which the learning rate falls to zero; after them it warms up again."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
 class Schedule:
-    """Phases, and a learning rate that warms up, stays and falls to zero at the end."""
+    """Phases, and learning rates that warm up, stay and fall to zero, once per cooldown."""
 
     phases: tuple[Phase, ...]
     warmup_tokens: int
-    cooldown_tokens: int
+    cooldowns: tuple[Cooldown, ...]
 
     @property
     def tokens(self) -> int:
@@ -132,8 +192,10 @@ class Schedule:
 
     def rate_at(self, seen: int) -> float:
         """Return the learning-rate factor after `seen` tokens."""
-        left = (self.tokens - seen) / max(1, self.cooldown_tokens)
-        return max(0.0, min(1.0, (seen + 1) / max(1, self.warmup_tokens), left))
+        warm_from = max((c.end for c in self.cooldowns if c.end <= seen), default=0)
+        warmth = (seen - warm_from + 1) / self.warmup_tokens
+        falls = [(c.end - seen) / (c.end - c.start) for c in self.cooldowns if c.end > seen]
+        return max(0.0, min(1.0, warmth, *falls)) if falls else 0.0
 
     def _ends(self) -> Iterator[tuple[int, Phase]]:
         end = 0
@@ -152,8 +214,13 @@ SCHEDULE = Schedule(
         Phase(1_148_000, 2048, {32: 0.4, 64: 0.6}, MORE_WORDS, FAST),
         Phase(819_000, 2048, {32: 0.5, 64: 0.5}, BINDING, FAST),
         Phase(1_200_000, 2048, {32: 0.7, 64: 0.3}, BINDING, CALM),
-        Phase(4_000_000, 4096, {64: 0.45, 128: 0.2, 512: 0.35}, READING, CALM),
+        Phase(57_000, 4096, {64: 0.45, 128: 0.2, 512: 0.35}, READING, CALM),
+        Phase(1_500_000, 2048, {32: 1.0}, FEW_FACTS, CALM),
+        Phase(1_777_000, 2048, {32: 0.4, 64: 0.6}, MORE_FACTS, CALM),
+        Phase(2_000_000, 2048, {32: 0.4, 64: 0.6}, SHORT_READING, CALM),
+        Phase(4_000_000, 4096, {64: 0.5, 128: 0.3, 512: 0.2}, LONG_READING, CALM),
+        Phase(4_200_000, 4096, {64: 0.6, 128: 0.3, 512: 0.1}, MORE_STATEMENTS, CALMER),
     ),
     warmup_tokens=100_000,
-    cooldown_tokens=2_500_000,
+    cooldowns=(Cooldown(13_134_000, 17_634_000), Cooldown(17_734_000, 21_834_000)),
 )

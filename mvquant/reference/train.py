@@ -1,20 +1,19 @@
 """Train the reference model from a seed: ``python -m mvquant.reference.train -o DIR``.
 
-DIR receives ``weights/``, ``training.json`` and ``TRAINING_CARD.md``, and while training ``state/``, from which
-the same command goes on after an interruption.
+DIR receives ``weights/``, ``training.json`` and ``TRAINING_CARD.md``, and ``state/``, from which the same command
+goes on after an interruption.
 """
 
 import argparse
 import hashlib
 import json
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 
 from mvquant.reference.card import corpus_digest, environment, figures, schedule_record, write_card
 from mvquant.reference.export import write_folder
@@ -112,8 +111,7 @@ def main() -> None:
     if settings.workers == 1:
         run_worker(0, settings, arguments.out)
     else:
-        mp.spawn(run_worker, (settings, arguments.out), nprocs=settings.workers)
-    shutil.rmtree(state)
+        spawn(run_worker, (settings, arguments.out), nprocs=settings.workers)
 
 
 if __name__ == "__main__":
