@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,25 @@ def write_checkpoint(
     check_plan_fits(plan, {weight.name: weight.shape for weight in view.weights})
     sources = checkpoint_sources(view, source.files)
     _check_ties(source, view)
-    with staged_folder(out, overwrite=overwrite) as folder:
+    with staged_folder(out, overwrite=overwrite) as folder, _one_thread():
         _write_weights(source, view, plan, sources, ShardWriter(folder, shard_bytes, {"format": "pt"}), progress)
         _write_config(source, plan, folder)
         plan.save(folder / PLAN_FILE)
         _copy_companions(source.folder, folder)
+
+
+@contextmanager
+def _one_thread() -> Generator[None]:
+    """Keep torch to one thread: weights are quantized in blocks that fit into a core's cache, too small to share.
+
+    On a busy machine threads wait for each other after every block, ten times longer than they compute.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _write_weights(
