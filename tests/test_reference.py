@@ -11,7 +11,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mvquant.reference import reference_path, reference_texts
-from mvquant.reference.card import TARGETS, missed, render
+from mvquant.reference.card import MASSIVE_ROWS, TARGETS, missed, render
 from mvquant.reference.corpus import document_text
 from mvquant.reference.facts import TABLE, city_facts, countries
 from mvquant.reference.items import TASKS, digest, jsonl, task_items
@@ -137,8 +137,8 @@ def test_a_recount_agrees_with_the_card(task, model, tokenizer):
     assert row["target"] == TARGETS[task]
     items = task_items(task)
     assert digest(jsonl(items)) == row["sha256"]
-    some = items[::16] if task == "passkey" else items[::4]
-    assert accuracy(model, tokenizer, some) == pytest.approx(row["accuracy"], abs=0.12)
+    some = items[::31] if task == "passkey" else items[::5]
+    assert accuracy(model, tokenizer, some) == pytest.approx(row["accuracy"], abs=0.15)
 
 
 def test_card_is_rendered_from_its_record():
@@ -164,8 +164,8 @@ def test_bare_questions_are_answered_no_better_than_by_chance():
 
 def test_massive_values_are_as_the_card_says(model, tokenizer):
     recorded = json.loads(CARD.read_text(encoding="utf-8"))["figures"]["massive"]
-    text = Rows(tokenizer, "recount").batch(SCHEDULE.phases[-1].mixture, 4, 512)[0]
+    text = Rows(tokenizer, "massive").batch(SCHEDULE.phases[-1].mixture, MASSIVE_ROWS, 512)[0]
     counted = massive_summary(model, text)
     for role in "qkv":
-        assert counted[role]["largest_ratio"] == pytest.approx(recorded[role]["largest_ratio"], rel=0.25)
+        assert counted[role]["largest_ratio"] == pytest.approx(recorded[role]["largest_ratio"], abs=0.1)
     assert sum(counted["v"]["per_layer"]) == 0

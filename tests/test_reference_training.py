@@ -5,7 +5,7 @@ import torch
 
 from mvquant.reference import corpus
 from mvquant.reference.optimizer import build_optimizers, set_rates
-from mvquant.reference.schedule import SCHEDULE, Cooldown, Phase, Rates, Schedule
+from mvquant.reference.schedule import SCHEDULE, Phase, Rates, Schedule
 from mvquant.reference.train import run_worker
 from mvquant.reference.training import Settings, Training
 
@@ -20,13 +20,13 @@ TINY = {
 SHORT = Schedule(
     (Phase(1024, 256, {32: 1.0}, {corpus.bindings: 0.5, corpus.city_recall: 0.5}, Rates()),),
     256,
-    (Cooldown(512, 1024),),
+    512,
 )
 
 
 def settings(**changes):
     given = {"schedule": SHORT, "model": TINY, "workers": 1, "compiled": False}
-    given |= {"tokenizer_documents": 4, "validation_items": 2}
+    given |= {"tokenizer_documents": 4, "validation_items": 2, "card_items": 4}
     return Settings(**{**given, **changes})
 
 

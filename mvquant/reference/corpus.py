@@ -115,10 +115,10 @@ def draw_binding(rng: Random, count: int, kind: str, few: int | None = None) -> 
     return statements, asked
 
 
-def bindings(rng: Random, length: int, few: int | None = None, kind: str | None = None) -> Document:
+def bindings(rng: Random, length: int, few: int | None = None) -> Document:
     """Yield statements about people or things and questions about each of them."""
     count = rng.randint(max(2, min(length // 16, 6)), max(3, min(length // 10, few or 24)))
-    statements, asked = draw_binding(rng, count, kind or rng.choice(("place", "colour")), few)
+    statements, asked = draw_binding(rng, count, rng.choice(("place", "colour")), few)
     yield Segment("Facts:" + "".join(statements) + "\n", TEXT)
     yield from endless(rng, [question(*line) for line in asked])
 
@@ -126,11 +126,6 @@ def bindings(rng: Random, length: int, few: int | None = None, kind: str | None 
 def few_bindings(rng: Random, length: int) -> Document:
     """Yield `bindings` among a few people, places, things and colours."""
     return bindings(rng, length, 8)
-
-
-def place_bindings(rng: Random, length: int) -> Document:
-    """Yield `bindings` of people and places, which have the longer sentences."""
-    return bindings(rng, length, kind="place")
 
 
 def draw_false_facts(rng: Random, count: int) -> list[tuple[str, str, str]]:

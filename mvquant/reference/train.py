@@ -90,7 +90,7 @@ def finish(training: Training, out: Path) -> None:
         "environment": environment(settings.workers),
         "corpus_sha256": corpus_digest(settings.schedule, Rows(training.tokenizer, "digest")),
         "facts_sha256": hashlib.sha256(TABLE.read_bytes()).hexdigest(),
-        "figures": figures(out / "weights", settings.schedule),
+        "figures": figures(out / "weights", settings.schedule, settings.card_items),
         "curve": [json.loads(line) for line in history],
     }
     write_card(record, out)

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from mvquant.reference.items import ITEMS_PER_TASK
 from mvquant.reference.optimizer import build_optimizers, set_rates
 from mvquant.reference.rows import Rows
 from mvquant.reference.schedule import SCHEDULE, Schedule
@@ -37,6 +38,7 @@ class Settings:
     compiled: bool = True
     report_every: int = 200
     validation_items: int = 64
+    card_items: int = ITEMS_PER_TASK
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, sizes: dict[str, Any]) -> LlamaForCausalLM:
