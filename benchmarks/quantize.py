@@ -124,9 +124,9 @@ def race(options: argparse.Namespace) -> None:
                 result.quantized_modules = _count_packed(out)
                 shutil.rmtree(out)
                 print(f"{repeat + 1}  {contender.name:<26} {run.seconds:7.1f} s {run.peak_mib:8.0f} MiB", flush=True)
-    report = _report(options, results)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            report = _report(options, results, repeat + 1)
+            options.output.parent.mkdir(parents=True, exist_ok=True)
+            options.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     _print_table(report)
 
 
@@ -166,7 +166,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", choices=SIZES, default="1b", help="`tiny` tries the script out in a minute")
-    parser.add_argument("--work", type=Path, help="where the model and its copies go (6 GB); default: TMPDIR")
+    parser.add_argument("--work", type=Path, help="where the model and its copies go (4 GB); default: TMPDIR")
     parser.add_argument("--output", "-o", type=Path, default=RESULTS)
     parser.add_argument("--make-model", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--oneshot", type=Path, nargs=2, help=argparse.SUPPRESS)
@@ -248,7 +248,7 @@ def _count_packed(folder: Path) -> int:
     return sum(name.endswith(".weight_packed") for name in names)
 
 
-def _report(options: argparse.Namespace, results: dict[str, Result]) -> dict[str, Any]:
+def _report(options: argparse.Namespace, results: dict[str, Result], repeats: int) -> dict[str, Any]:
     counts = {result.quantized_modules for result in results.values()}
     if len(counts) > 1:
         sys.exit(f"not the same job: modules quantized were {counts}")
@@ -262,7 +262,7 @@ def _report(options: argparse.Namespace, results: dict[str, Result]) -> dict[str
         "machine": _machine(),
         "threads": options.threads,
         "seed": options.seed,
-        "repeats": options.repeats,
+        "repeats": repeats,
         "model": {"name": options.size, **SIZES[options.size], "dtype": "bfloat16"},
         "recipe": RECIPE,
         "programs": {name: {**asdict(result), "medians": medians[name]} for name, result in results.items()},
