@@ -136,3 +136,21 @@ def test_code_that_comes_with_a_model_is_never_run(folder, tmp_path):
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     refused(folder, "transformers cannot read it", UnsupportedModelError)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_number_of_threads_is_left_as_it_was(folder, tmp_path, broken):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        if broken:
+            tensors = load_file(folder / "model.safetensors")
+            tensors["model.layers.0.mlp.up_proj.weight"][0, 0] = float("nan")
+            save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+            with pytest.raises(CheckpointError):
+                quantize(folder, tmp_path / "out")
+        else:
+            quantize(folder, tmp_path / "out")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
