@@ -1,6 +1,6 @@
 """What the reference model loses at 8, 4, 3 and 2 bits: plain, mv-protect, and controls with the same rows.
 
-    python benchmarks/verdict.py            # writes benchmarks/results/verdict.jsonl (about 20 minutes)
+    OMP_NUM_THREADS=1 python benchmarks/verdict.py     # writes benchmarks/results/verdict.jsonl (about 10 minutes)
 
 One line per variant, with every answer, as `mvquant verdict` reads them; the first is full precision.
 A variant is quantized in memory, which gives the logits of its checkpoint bit for bit (a test holds it).

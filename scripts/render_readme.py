@@ -37,7 +37,7 @@ def reference() -> str:
     return (
         f"{record['parameters'] / 1e6:.1f} M parameters, trained from seed {record['seed']} on "
         f"{training['tokens'] / 1e6:.1f} M tokens in {training['seconds'] / 60:.0f} minutes on "
-        f"{record['environment']['machine']}.\n\n"
+        f"{record['environment']['machine']}, stopped and resumed with changed phases on the way.\n\n"
         + _table(["task", "accuracy, %", "target", "without its context, %"], rows)
     )
 
@@ -53,7 +53,9 @@ def speed() -> str:
     ratios = quantize["ratios"]
     return (
         f"One linear of {linear['shape'][0]} x {linear['shape'][1]}, times faster than bfloat16 on {linear['threads']} "
-        f"thread(s) of {linear['machine']['cpu']}, by rows of states (`{linear['command']}`):\n\n"
+        f"thread(s) of {linear['machine']['cpu']}, by rows of states "
+        f"(`OMP_NUM_THREADS={linear['threads']} {linear['command']}`; the machine had other work, load average "
+        f"{linear['machine']['load_average']}, so the clock is `{linear['clock']}`):\n\n"
         + _table(["", *map(str, counts)], rows)
         + f"\n\nQuantizing a random model of 1.1 B parameters without data, mvquant relative to llm-compressor "
         f"(`{quantize['command']}`):\n\n" + _ratio_table(ratios)

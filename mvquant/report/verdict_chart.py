@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -43,7 +44,10 @@ def verdict_chart(results: Sequence[EvalResult], path: Path, baseline: EvalResul
     _label(axes, verdicts)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=160)
+        # equal results give an equal file: matplotlib would put the time and random ids into an SVG
+        metadata = {"Date": None} if path.suffix == ".svg" else None
+        with rc_context({"svg.hashsalt": "mvquant"}):
+            figure.savefig(path, dpi=160, metadata=metadata)
     except (OSError, ValueError) as error:
         message = f"cannot write the picture {path}: {error}"
         raise EvaluationError(message) from None

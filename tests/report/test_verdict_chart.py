@@ -46,3 +46,9 @@ def test_a_picture_that_cannot_be_written(tmp_path, name):
     (tmp_path / "file").write_text("")
     with pytest.raises(EvaluationError, match="cannot write the picture"):
         verdict_chart([BASE, *OTHERS], tmp_path / name)
+
+
+def test_equal_results_give_an_equal_svg(tmp_path):
+    for name in ("one.svg", "two.svg"):
+        verdict_chart([BASE, *OTHERS], tmp_path / name)
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
