@@ -11,7 +11,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mvquant.reference import reference_path, reference_texts
-from mvquant.reference.card import MASSIVE_ROWS, TARGETS, missed, render
+from mvquant.reference.card import MASSIVE_ROWS, TARGETS, missed, render, schedule_record
 from mvquant.reference.corpus import document_text
 from mvquant.reference.facts import TABLE, city_facts, countries
 from mvquant.reference.items import TASKS, digest, jsonl, task_items
@@ -126,7 +126,7 @@ def test_weights_folder_is_an_ordinary_small_llama(model, tokenizer):
     with safe_open(reference_path() / "model.safetensors", "pt") as tensors:
         assert {tensors.get_slice(name).get_dtype() for name in tensors.keys()} == {"BF16"}  # noqa: SIM118
     config = model.config
-    assert (config.head_dim, config.num_attention_heads % config.num_key_value_heads) == (128, 0)
+    assert (config.head_dim, config.num_attention_heads % config.num_key_value_heads) == (64, 0)
     assert len(tokenizer) == config.vocab_size
     assert tokenizer("x").input_ids[0] == tokenizer.bos_token_id
 
@@ -139,6 +139,17 @@ def test_a_recount_agrees_with_the_card(task, model, tokenizer):
     assert digest(jsonl(items)) == row["sha256"]
     some = items[::31] if task == "passkey" else items[::5]
     assert accuracy(model, tokenizer, some) == pytest.approx(row["accuracy"], abs=0.15)
+
+
+def test_the_schedule_is_recorded_by_names():
+    record = json.loads(json.dumps(schedule_record(SCHEDULE)))
+    assert record["phases"][0]["mixture"] == {"repeated_words_40": 0.5, "word_pairs_40": 0.5}
+    assert record["phases"][-1]["concentrating"]
+    assert record["rates"]["sparsity"] == SCHEDULE.rates.sparsity
+
+
+def test_the_recorded_schedule_is_the_one_in_the_code():
+    assert json.loads(CARD.read_text(encoding="utf-8"))["schedule"] == json.loads(json.dumps(schedule_record(SCHEDULE)))
 
 
 def test_card_is_rendered_from_its_record():
@@ -164,7 +175,7 @@ def test_bare_questions_are_answered_no_better_than_by_chance():
 
 def test_massive_values_are_as_the_card_says(model, tokenizer):
     recorded = json.loads(CARD.read_text(encoding="utf-8"))["figures"]["massive"]
-    text = Rows(tokenizer, "massive").batch(SCHEDULE.phases[-1].mixture, MASSIVE_ROWS, 512)[0]
+    text = Rows(tokenizer, "massive").batch(SCHEDULE.phases[-1].mixture, MASSIVE_ROWS, 512).ids
     counted = massive_summary(model, text)
     for role in "qkv":
         assert counted[role]["largest_ratio"] == pytest.approx(recorded[role]["largest_ratio"], abs=0.1)

@@ -6,7 +6,9 @@ nothing about them can be memorized; parametric questions come without any state
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from random import Random
 from typing import NamedTuple
 
@@ -24,8 +26,7 @@ from mvquant.reference.words import (
     POSITIVE,
 )
 
-FEW_WORDS = EVERY_WORD[:40]
-NOUNS = (*NAMES, *PLACES, *OBJECTS, *COLOURS)
+KINDS = ("place", "colour")
 ANSWER = 1.0
 TEXT = 0.1
 # A false or random statement must not be learnt as if it were a fact.
@@ -77,55 +78,86 @@ def word_pairs(rng: Random, length: int, pool: Sequence[str] = EVERY_WORD) -> Do
     )
 
 
-def few_repeated_words(rng: Random, length: int) -> Document:
-    """Yield `repeated_words` out of a few: words that recur in every row form induction heads first."""
-    return repeated_words(rng, length, FEW_WORDS)
+@dataclass(frozen=True)
+class Among:
+    """`repeated_words` or `word_pairs`, drawing from the first `words` words only."""
+
+    source: Callable[[Random, int, Sequence[str]], Document]
+    words: int
+
+    @property
+    def __name__(self) -> str:
+        """Name in the card, like that of a function."""
+        return f"{self.source.__name__}_{self.words}"
+
+    def __call__(self, rng: Random, length: int) -> Document:
+        """Yield one document."""
+        return self.source(rng, length, EVERY_WORD[: self.words])
 
 
-def few_word_pairs(rng: Random, length: int) -> Document:
-    """Yield `word_pairs` out of a few words."""
-    return word_pairs(rng, length, FEW_WORDS)
-
-
-def repeated_nouns(rng: Random, length: int) -> Document:
-    """Yield `repeated_words` out of the words that bindings use."""
-    return repeated_words(rng, length, NOUNS)
-
-
-def noun_pairs(rng: Random, length: int) -> Document:
-    """Yield `word_pairs` out of the words that bindings use."""
-    return word_pairs(rng, length, NOUNS)
-
-
-def draw_binding(rng: Random, count: int, kind: str, few: int | None = None) -> tuple[list[str], list[tuple[str, str]]]:
-    """Draw `count` statements of who is where or what has which colour, from all or only `few` words.
+def draw_binding(rng: Random, count: int, kind: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """Draw `count` statements of who is where (kind `place`) or what has which colour (kind `colour`).
 
     Returns:
         The statements and, in the same order, each one's question and answer.
     """
     if kind == "place":
-        subjects, values = rng.sample(NAMES[:few], count), rng.choices(PLACES[:few], k=count)
+        subjects, values = rng.sample(NAMES, count), rng.choices(PLACES, k=count)
         verb = rng.choice(("is in", "went to", "sleeps in"))
         statements = [f" {s} {verb} the {v}." for s, v in zip(subjects, values, strict=True)]
         asked = [(f"Where is {s}?", v) for s, v in zip(subjects, values, strict=True)]
         return statements, asked
-    subjects, values = rng.sample(OBJECTS[:few], count), rng.choices(COLOURS[:few], k=count)
+    subjects, values = rng.sample(OBJECTS, count), rng.choices(COLOURS, k=count)
     statements = [f" The {s} is {v}." for s, v in zip(subjects, values, strict=True)]
     asked = [(f"What colour is the {s}?", v) for s, v in zip(subjects, values, strict=True)]
     return statements, asked
 
 
-def bindings(rng: Random, length: int, few: int | None = None) -> Document:
-    """Yield statements about people or things and questions about each of them."""
-    count = rng.randint(max(2, min(length // 16, 6)), max(3, min(length // 10, few or 24)))
-    statements, asked = draw_binding(rng, count, rng.choice(("place", "colour")), few)
+def stated(rng: Random, length: int, kinds: Sequence[str], most: int) -> Document:
+    """Yield two to `most` statements, as many as fit the length, and questions about each of them."""
+    count = rng.randint(2, max(2, min(most, length // 12 + 1)))
+    statements, asked = draw_binding(rng, count, rng.choice(kinds))
     yield Segment("Facts:" + "".join(statements) + "\n", TEXT)
     yield from endless(rng, [question(*line) for line in asked])
 
 
-def few_bindings(rng: Random, length: int) -> Document:
-    """Yield `bindings` among a few people, places, things and colours."""
-    return bindings(rng, length, 8)
+def few_places(rng: Random, length: int) -> Document:
+    """Yield two or three statements of who is where, and questions."""
+    return stated(rng, length, ("place",), 3)
+
+
+def few_colours(rng: Random, length: int) -> Document:
+    """Yield two or three statements of what has which colour, and questions."""
+    return stated(rng, length, ("colour",), 3)
+
+
+def some_bindings(rng: Random, length: int) -> Document:
+    """Yield up to five statements of one kind, and questions."""
+    return stated(rng, length, KINDS, 5)
+
+
+def bindings(rng: Random, length: int) -> Document:
+    """Yield up to eight statements of one kind, and questions."""
+    return stated(rng, length, KINDS, 8)
+
+
+def interrupted_bindings(rng: Random, length: int) -> Document:
+    """Yield statements, then lines about other things, and only then the questions; again and again."""
+    while True:
+        count = rng.randint(2, 8)
+        statements, asked = draw_binding(rng, count, rng.choice(KINDS))
+        yield Segment("Facts:" + "".join(statements) + "\n", TEXT)
+        yield from _other_lines(rng, rng.randint(0, max(0, length - 14 * count)))
+        for line in rng.sample(asked, count):
+            yield from question(*line)
+
+
+def _other_lines(rng: Random, length: int) -> Document:
+    """Yield questions and answers of other kinds, about `length` tokens of them."""
+    while length > 0:
+        for segment in islice(rng.choice((sums, city_checks, city_recall, reviews))(rng, length), 2):
+            yield segment
+            length -= len(segment.text.split()) + 1
 
 
 def draw_false_facts(rng: Random, count: int) -> list[tuple[str, str, str]]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from mvquant.massive import PAPER_RATIO, head_ratios
+from mvquant.massive import default_ratio, head_ratios
 from mvquant.reference.items import Item
 from mvquant.rope import head_dim, slow_pairs
 
@@ -95,7 +95,7 @@ def massive_summary(model: LlamaForCausalLM, ids: Int[Tensor, "rows length"]) ->
     summary: dict[str, Any] = {}
     for role, layers in state_norms(model, ids).items():
         ratios = [head_ratios(norms) for norms in layers]
-        dims = [(r > PAPER_RATIO).nonzero()[:, 1].tolist() for r in ratios]
+        dims = [(r > default_ratio(2 * half)).nonzero()[:, 1].tolist() for r in ratios]
         pairs = [dim % half for layer in dims for dim in layer]
         summary[role] = {
             "per_layer": [len(layer) for layer in dims],

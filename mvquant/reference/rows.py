@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from random import Random
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -14,6 +15,14 @@ from mvquant.reference.corpus import ANSWER, SILENT, Document, Source
 BOS_SHARE = 0.9
 # Predicting the text itself matters little: a quarter of it, at four times the weight, saves logits.
 TEXT_SHARE = 0.25
+
+
+class Batch(NamedTuple):
+    """Rows of token ids; the loss weight of a token counts where it is predicted."""
+
+    ids: Int[Tensor, "rows length"]
+    weights: Float[Tensor, "rows length"]
+    sources: tuple[Source, ...]
 
 
 class Rows:
@@ -30,13 +39,11 @@ class Rows:
 
         self._encode = encode
 
-    def batch(
-        self, mixture: dict[Source, float], rows: int, length: int
-    ) -> tuple[Int[Tensor, "rows length"], Float[Tensor, "rows length"]]:
-        """Return ids and loss weights; the weight of a token counts where it is predicted."""
+    def batch(self, mixture: dict[Source, float], rows: int, length: int) -> Batch:
+        """Draw so many documents, cut to `length` tokens."""
         sources = self.rng.choices(list(mixture), list(mixture.values()), k=rows)
         drawn = [self._row(source(self.rng, length), length) for source in sources]
-        return torch.tensor([ids for ids, _ in drawn]), torch.tensor([w for _, w in drawn])
+        return Batch(torch.tensor([ids for ids, _ in drawn]), torch.tensor([w for _, w in drawn]), tuple(sources))
 
     def _row(self, document: Document, length: int) -> tuple[list[int], list[float]]:
         ids: list[int] = []

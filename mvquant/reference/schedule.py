@@ -1,204 +1,133 @@
-"""The curriculum: which documents, at which lengths, for how many tokens."""
+"""The curriculum: which documents, at which lengths, until they are mastered or for how many tokens."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mvquant.reference import corpus
 from mvquant.reference.corpus import Source
 
-# Looking up what was just said, among few words: induction heads form within 0.4 M tokens of this, and did
-# not form in 3 M tokens of everything at once, nor in 1.2 M of such exercises on all words.
-FEW_WORDS: dict[Source, float] = {
-    corpus.few_repeated_words: 0.35,
-    corpus.few_word_pairs: 0.35,
-    corpus.few_bindings: 0.30,
-}
-EVERY_WORD: dict[Source, float] = {
-    corpus.few_word_pairs: 0.10,
-    corpus.few_bindings: 0.15,
-    corpus.repeated_words: 0.20,
-    corpus.word_pairs: 0.20,
-    corpus.bindings: 0.20,
-    corpus.conflicts: 0.05,
-    corpus.city_recall: 0.10,
-}
-EVERYTHING: dict[Source, float] = {
-    corpus.repeated_words: 0.05,
-    corpus.word_pairs: 0.08,
-    corpus.bindings: 0.22,
-    corpus.conflicts: 0.16,
-    corpus.city_recall: 0.11,
-    corpus.city_checks: 0.16,
-    corpus.reviews: 0.04,
-    corpus.sums: 0.12,
-    corpus.passkeys: 0.06,
-}
-# The heads were lost again when everything came at once, hence a second round that rehearses the facts.
-FEW_WORDS_AND_FACTS: dict[Source, float] = {
-    corpus.few_repeated_words: 0.28,
-    corpus.few_word_pairs: 0.28,
-    corpus.few_bindings: 0.16,
-    corpus.repeated_words: 0.04,
-    corpus.word_pairs: 0.04,
-    corpus.city_recall: 0.06,
-    corpus.city_checks: 0.06,
-    corpus.reviews: 0.04,
-    corpus.sums: 0.04,
-}
-MORE_WORDS: dict[Source, float] = {
-    corpus.few_repeated_words: 0.10,
-    corpus.few_word_pairs: 0.10,
-    corpus.few_bindings: 0.10,
-    corpus.repeated_words: 0.15,
-    corpus.word_pairs: 0.16,
-    corpus.bindings: 0.15,
-    corpus.conflicts: 0.08,
-    corpus.city_recall: 0.04,
-    corpus.city_checks: 0.05,
-    corpus.reviews: 0.02,
-    corpus.sums: 0.05,
-}
-BINDING: dict[Source, float] = {
-    corpus.noun_pairs: 0.25,
-    corpus.repeated_nouns: 0.10,
-    corpus.few_word_pairs: 0.05,
-    corpus.bindings: 0.35,
-    corpus.conflicts: 0.10,
-    corpus.city_recall: 0.03,
-    corpus.city_checks: 0.04,
-    corpus.reviews: 0.02,
-    corpus.sums: 0.06,
-}
-FEW_FACTS: dict[Source, float] = {
-    corpus.few_bindings: 0.25,
-    corpus.bindings: 0.35,
-    corpus.few_word_pairs: 0.10,
-    corpus.noun_pairs: 0.15,
-    corpus.city_recall: 0.03,
-    corpus.city_checks: 0.04,
-    corpus.reviews: 0.03,
-    corpus.sums: 0.05,
-}
-MORE_FACTS: dict[Source, float] = {
-    corpus.few_bindings: 0.05,
-    corpus.bindings: 0.38,
-    corpus.conflicts: 0.15,
-    corpus.few_word_pairs: 0.05,
-    corpus.noun_pairs: 0.12,
-    corpus.city_recall: 0.04,
-    corpus.city_checks: 0.05,
-    corpus.reviews: 0.04,
-    corpus.sums: 0.12,
-}
-READING: dict[Source, float] = {
-    corpus.noun_pairs: 0.10,
-    corpus.repeated_nouns: 0.04,
-    corpus.bindings: 0.30,
-    corpus.conflicts: 0.16,
-    corpus.city_recall: 0.05,
-    corpus.city_checks: 0.08,
-    corpus.reviews: 0.04,
-    corpus.sums: 0.13,
-    corpus.passkeys: 0.10,
-}
-SHORT_READING: dict[Source, float] = {
-    corpus.bindings: 0.40,
-    corpus.conflicts: 0.22,
-    corpus.passkeys: 0.12,
-    corpus.noun_pairs: 0.06,
-    corpus.city_recall: 0.04,
-    corpus.city_checks: 0.05,
-    corpus.reviews: 0.04,
-    corpus.sums: 0.07,
-}
-LONG_READING: dict[Source, float] = {
-    corpus.bindings: 0.34,
-    corpus.conflicts: 0.20,
-    corpus.passkeys: 0.14,
-    corpus.noun_pairs: 0.04,
-    corpus.city_recall: 0.05,
-    corpus.city_checks: 0.08,
-    corpus.reviews: 0.05,
-    corpus.sums: 0.10,
-}
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Learning rates at the plateau, and the weight decay of `q_proj` and `k_proj`."""
-
-    muon: float = 2e-3
-    queries_keys: float = 2e-3
-    embeddings: float = 2e-3
-    queries_keys_decay: float = 0.1
-
-
-# At the fast rates heads formed among few words only. Probably AdamW moves the embedding of a rare word too far
-# each time it occurs; the lower rates, embeddings above all, let reading grow.
-FAST_DECAYING = Rates(queries_keys_decay=0.5)
-FAST = Rates()
-CALM = Rates(muon=1e-3, queries_keys=1e-3, embeddings=4e-4)
+Mixture = dict[Source, float]
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training on one mixture and one set of row lengths."""
+    """A stretch of training on one mixture and one set of row lengths.
 
+    It ends after `tokens`, or as soon as every source in `until_mastered` is answered right often enough.
+    """
+
+    name: str
     tokens: int
     batch_tokens: int
-    lengths: dict[int, float]
-    mixture: dict[Source, float]
-    rates: Rates
+    lengths: tuple[int, ...]
+    mixture: Mixture
+    until_mastered: tuple[Source, ...] = ()
+    concentrating: bool = False
+    """Whether the lookups are pressed into few rows of Q and K; only once they work."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Learning rates at the plateau: Muon, AdamW on the last `q_proj` and `k_proj`, AdamW on embeddings and norms.
+
+    AdamW moves the embedding of a rare word by several times its rate each time the word occurs, too far
+    for heads that compare words unless that rate is low.
+    """
+
+    muon: float = 2e-3
+    queries_keys: float = 1e-3
+    embeddings: float = 3e-4
+    sparsity: float = 3.0
+    """Weight of the group lasso on the rows of the last layer's queries and keys, in a concentrating phase."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Phases, and a learning rate that warms up, stays and falls to zero at the end."""
+    """Phases; rates warm up over the first steps and fall to zero over the end of the last phase."""
 
     phases: tuple[Phase, ...]
-    warmup_tokens: int
+    rates: Rates
+    warmup_steps: int
     cooldown_tokens: int
 
     @property
-    def tokens(self) -> int:
-        """All tokens of the schedule."""
+    def most_tokens(self) -> int:
+        """All tokens of the schedule if nothing is mastered early."""
         return sum(phase.tokens for phase in self.phases)
 
-    def phase_at(self, seen: int) -> Phase:
-        """Return the phase in force after `seen` tokens."""
-        for end, phase in self._ends():
-            if seen < end:
-                return phase
-        return self.phases[-1]
+    def factor(self, phase: int, seen_in_phase: int, steps: int) -> float:
+        """Return what the rates are multiplied with at a point of the training."""
+        warmup = min(1.0, (steps + 1) / max(1, self.warmup_steps))
+        if phase < len(self.phases) - 1:
+            return warmup
+        left = self.phases[phase].tokens - seen_in_phase
+        return min(warmup, max(0.0, left / max(1, self.cooldown_tokens)))
 
-    def rate_at(self, seen: int) -> float:
-        """Return the learning-rate factor after `seen` tokens."""
-        left = (self.tokens - seen) / max(1, self.cooldown_tokens)
-        return max(0.0, min(1.0, (seen + 1) / max(1, self.warmup_tokens), left))
 
-    def _ends(self) -> Iterator[tuple[int, Phase]]:
-        end = 0
-        for phase in self.phases:
-            end += phase.tokens
-            yield end, phase
+POOLS = (40, 60, 92, 130, 206)
+_REPEATED = {count: corpus.Among(corpus.repeated_words, count) for count in POOLS}
+_PAIRS = {count: corpus.Among(corpus.word_pairs, count) for count in POOLS}
+_WORDS, _KEYS = _REPEATED[POOLS[-1]], _PAIRS[POOLS[-1]]
 
+
+def _word_phases() -> tuple[Phase, ...]:
+    """Copying among few words forms induction heads within 0.5 M tokens; then the words may grow more."""
+    return tuple(
+        Phase(
+            f"{count} words",
+            2_000_000,
+            2048,
+            (32,),
+            {_REPEATED[count]: 0.5, _PAIRS[count]: 0.5},
+            (_REPEATED[count], _PAIRS[count]),
+        )
+        for count in POOLS
+    )
+
+
+# Reading is there when this begins: what is left to learn is sums and facts.
+EVERYTHING: Mixture = {
+    _WORDS: 0.03,
+    _KEYS: 0.06,
+    corpus.bindings: 0.11,
+    corpus.interrupted_bindings: 0.11,
+    corpus.conflicts: 0.13,
+    corpus.passkeys: 0.10,
+    corpus.city_recall: 0.09,
+    corpus.city_checks: 0.15,
+    corpus.reviews: 0.06,
+    corpus.sums: 0.16,
+}
 
 SCHEDULE = Schedule(
     phases=(
-        Phase(900_000, 2048, {32: 1.0}, FEW_WORDS, FAST_DECAYING),
-        Phase(600_000, 2048, {32: 0.5, 64: 0.5}, EVERY_WORD, FAST_DECAYING),
-        Phase(2_500_000, 4096, {32: 0.2, 64: 0.5, 128: 0.3}, EVERYTHING, FAST_DECAYING),
-        Phase(233_000, 4096, {64: 0.3, 128: 0.2, 512: 0.5}, EVERYTHING, FAST_DECAYING),
-        Phase(900_000, 2048, {32: 1.0}, FEW_WORDS_AND_FACTS, FAST),
-        Phase(1_148_000, 2048, {32: 0.4, 64: 0.6}, MORE_WORDS, FAST),
-        Phase(819_000, 2048, {32: 0.5, 64: 0.5}, BINDING, FAST),
-        Phase(1_200_000, 2048, {32: 0.7, 64: 0.3}, BINDING, CALM),
-        Phase(57_000, 4096, {64: 0.45, 128: 0.2, 512: 0.35}, READING, CALM),
-        Phase(1_500_000, 2048, {32: 1.0}, FEW_FACTS, CALM),
-        Phase(1_777_000, 2048, {32: 0.4, 64: 0.6}, MORE_FACTS, CALM),
-        Phase(2_000_000, 2048, {32: 0.4, 64: 0.6}, SHORT_READING, CALM),
-        Phase(4_000_000, 4096, {64: 0.5, 128: 0.3, 512: 0.2}, LONG_READING, CALM),
+        *_word_phases(),
+        Phase("longer rows", 1_000_000, 2048, (64,), {_WORDS: 0.35, _KEYS: 0.65}, (_WORDS, _KEYS)),
+        Phase(
+            "two or three statements",
+            2_000_000,
+            2048,
+            (64,),
+            {_WORDS: 0.1, _KEYS: 0.2, corpus.few_places: 0.5, corpus.few_colours: 0.12, corpus.city_recall: 0.08},
+            (corpus.few_places, corpus.few_colours),
+        ),
+        Phase(
+            "up to eight statements",
+            2_000_000,
+            4096,
+            (128,),
+            {
+                _WORDS: 0.07,
+                _KEYS: 0.15,
+                corpus.bindings: 0.5,
+                corpus.conflicts: 0.15,
+                corpus.city_recall: 0.06,
+                corpus.city_checks: 0.07,
+            },
+            (corpus.bindings,),
+        ),
+        Phase("everything", 9_000_000, 4096, (64, 64, 128, 128, 256, 512), EVERYTHING, concentrating=True),
     ),
-    warmup_tokens=100_000,
-    cooldown_tokens=4_500_000,
+    rates=Rates(),
+    warmup_steps=30,
+    cooldown_tokens=3_500_000,
 )

@@ -32,7 +32,7 @@ def validate(training: Training) -> dict[str, Any]:
     """Return accuracy per task on validation items and the massive values on training text."""
     model, tokenizer = training.model.eval(), training.tokenizer
     count = training.settings.validation_items
-    text = Rows(tokenizer, "validation").batch(EVERYTHING, 8, CONTEXT)[0]
+    text = Rows(tokenizer, "validation").batch(EVERYTHING, 8, CONTEXT).ids
     with torch.autocast("cpu", torch.bfloat16):
         scores = {task: round(accuracy(model, tokenizer, task_items(task, count, "validation")), 3) for task in TASKS}
         massive = massive_summary(model, text)
@@ -43,6 +43,7 @@ def validate(training: Training) -> dict[str, Any]:
 def report(training: Training, state: Path, losses: list[float]) -> None:
     """Log the state of the training and append it to the history from which the card is written."""
     point = {
+        "phase": training.phase.name,
         "steps": training.steps,
         "tokens": training.seen,
         "seconds": round(training.seconds),
@@ -51,7 +52,9 @@ def report(training: Training, state: Path, losses: list[float]) -> None:
     }
     with (state / "history.jsonl").open("a", encoding="utf-8") as history:
         history.write(json.dumps(point) + "\n")
-    logger.info("%.2f M tokens, loss %.3f, %s", training.seen / 1e6, point["loss"], point["accuracy"])
+    logger.info(
+        "%.2f M tokens, %s, loss %.3f, %s", training.seen / 1e6, point["phase"], point["loss"], point["accuracy"]
+    )
 
 
 def run_worker(rank: int, settings: Settings, out: Path) -> None:
