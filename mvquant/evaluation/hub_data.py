@@ -1,0 +1,145 @@
+"""Public data sets: from a local folder in the Hub's own layouts if one is given, otherwise from the Hub."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mvquant.errors import EvaluationError
+
+VARIABLE = "MVQUANT_DATA"
+"""Names the folder of local data where no `--data-dir` is given."""
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class HubSet:
+    """One split of a data set on the Hub.
+
+    Attributes:
+        name: what its files are called outside the Hub, such as `gsm8k` in `gsm8k.test.jsonl`.
+        repository: owner and name on the Hub.
+        config: the folder of its files there.
+        fields: what every row must have, with the type of each.
+    """
+
+    name: str
+    repository: str
+    config: str
+    fields: Mapping[str, type]
+    split: str = "test"
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Where its files may lie below the data folder; the first pattern that finds any counts."""
+        short = self.repository.split("/")[1]
+        parquet = f"{self.config}/{self.split}-*.parquet"
+        return (
+            f"{self.repository}/{parquet}",
+            f"{short}/{parquet}",
+            f"{self.name}.{self.split}.jsonl",
+            f"{self.name}/{self.split}.jsonl",
+        )
+
+
+GSM8K = HubSet("gsm8k", "openai/gsm8k", "main", {"question": str, "answer": str})
+AQUA_RAT = HubSet("aqua_rat", "deepmind/aqua_rat", "raw", {"question": str, "options": list, "correct": str})
+IMDB = HubSet("imdb", "stanfordnlp/imdb", "plain_text", {"text": str, "label": int})
+
+
+def local_folder(given: Path | None) -> Path | None:
+    """Return the folder of local data: the one given, or the environment's; None where there is neither.
+
+    Raises:
+        EvaluationError: it does not exist.
+    """
+    named = given or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
+    if named is not None and not named.is_dir():
+        message = f"the data folder {named} does not exist: give one with --data-dir or {VARIABLE}, or neither"
+        raise EvaluationError(message)
+    return named
+
+
+def read_rows(wanted: HubSet, given: Path | None = None) -> Iterator[tuple[str, Row]]:
+    """Yield every row of a data set after the place that it stands at.
+
+    Raises:
+        EvaluationError: the data is neither in the folder nor, where no folder is named, on the Hub; or a row is
+            not as it must be, with its file and line.
+    """
+    folder = local_folder(given)
+    rows = _from_hub(wanted) if folder is None else _from_folder(wanted, folder)
+    for where, row in rows:
+        for field, kind in wanted.fields.items():
+            if not isinstance(row.get(field), kind):
+                message = f"{where}: {field}: {kind.__name__} is needed, and there is {row.get(field)!r}"
+                raise EvaluationError(message)
+        yield where, row
+
+
+def _from_folder(wanted: HubSet, folder: Path) -> Iterator[tuple[str, Row]]:
+    for pattern in wanted.patterns:
+        for path in sorted(folder.glob(pattern)):
+            yield from _parquet(path) if path.suffix == ".parquet" else _json_lines(path)
+        if any(folder.glob(pattern)):
+            return
+    hint = f"hf download {wanted.repository} --repo-type dataset --local-dir {folder / wanted.repository}"
+    message = f"{wanted.name}: no data in {folder}: none of {', '.join(wanted.patterns)}; get it with `{hint}`"
+    raise EvaluationError(message)
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, Row]]:
+    from pyarrow import ArrowException, parquet
+
+    try:
+        rows = parquet.read_table(path).to_pylist()
+    except (OSError, ArrowException) as error:
+        message = f"{path}: not a Parquet file that can be read: {str(error).splitlines()[0]}"
+        raise EvaluationError(message) from None
+    for number, row in enumerate(rows, start=1):
+        yield f"{path}, row {number}", row
+
+
+def _json_lines(path: Path) -> Iterator[tuple[str, Row]]:
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"cannot read {path}: {error}"
+        raise EvaluationError(message) from None
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            yield where, _json_object(where, line)
+
+
+def _json_object(where: str, line: str) -> Row:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        message = f"{where}: not JSON: {error}"
+        raise EvaluationError(message) from None
+    if not isinstance(row, dict):
+        message = f"{where}: not an object with fields"
+        raise EvaluationError(message)
+    return row
+
+
+def _from_hub(wanted: HubSet) -> Iterator[tuple[str, Row]]:
+    from datasets import load_dataset
+
+    place = f"https://huggingface.co/datasets/{wanted.repository}"
+    try:
+        found = load_dataset(wanted.repository, wanted.config, split=wanted.split)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        message = (
+            f"{wanted.name}: {place} cannot be had ({reason}). Without a network: download it elsewhere with "
+            f"`hf download {wanted.repository} --repo-type dataset --local-dir DATA/{wanted.repository}`, then name "
+            f"DATA with --data-dir or {VARIABLE}"
+        )
+        raise EvaluationError(message) from None
+    for number, row in enumerate(found, start=1):
+        yield f"{place}, row {number}", dict(row)
