@@ -68,7 +68,7 @@ def test_task_files_name_their_items_and_their_knowledge(task):
     knowledge = "contextual" if task in CONTEXTUAL else "parametric"
     assert settings["task"] == f"reference_{task}"
     assert settings["dataset_kwargs"]["data_files"]["test"] == f"data/reference/{task}.jsonl"
-    assert settings["metadata"]["knowledge"] == settings["tag"] == knowledge
+    assert settings["metadata"]["knowledge"] == knowledge
     chosen = "choices" in task_items(task, 2)[0]
     assert settings["output_type"] == ("multiple_choice" if chosen else "generate_until")
 
