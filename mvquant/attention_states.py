@@ -5,7 +5,7 @@ there sees them all; what they were before RoPE follows from the angles that the
 """
 
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -66,25 +66,35 @@ def attention_states(
         CalibrationError: the model lacks a module that the view names.
     """
     rotations: dict[int, tuple[Tensor, Tensor]] = {}
-    attentions = {_attention_module(model, attention): attention for attention in view.attentions}
+    attentions = attention_modules(model, view)
 
     def keep_rotation(module: nn.Module, _args: object, kwargs: dict[str, Any]) -> None:
         if kwargs.get("position_embeddings") is not None:
             rotations[attentions[module].layer] = kwargs["position_embeddings"]
 
-    def tap(module: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> None:
+    def tap(forward: Attend, module: nn.Module, states: QueryKeyValue, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         attention = attentions.get(module)
         if attention is not None:
             rotation = rotations.pop(attention.layer, None)
-            record(attention, _both_sides(attention, query, key, value, rotation))
+            record(attention, _both_sides(attention, *states, rotation))
+        return forward(module, *states, *args, **kwargs)
 
     hooks = [module.register_forward_pre_hook(keep_rotation, with_kwargs=True) for module in attentions]
     try:
-        with _wrapped_attention({_implementation(module, model) for module in attentions}, tap):
+        with wrapped_attention(model, attentions, tap):
             yield
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def attention_modules(model: PreTrainedModel, view: ModelView) -> dict[nn.Module, AttentionView]:
+    """Find the attention module of every layer.
+
+    Raises:
+        CalibrationError: the model lacks a module that the view names.
+    """
+    return {_attention_module(model, attention): attention for attention in view.attentions}
 
 
 def _attention_module(model: PreTrainedModel, attention: AttentionView) -> nn.Module:
@@ -95,7 +105,8 @@ def _attention_module(model: PreTrainedModel, attention: AttentionView) -> nn.Mo
         raise CalibrationError(message) from None
 
 
-def _implementation(module: nn.Module, model: PreTrainedModel) -> str:
+def attention_implementation(module: nn.Module, model: PreTrainedModel) -> str:
+    """Return the name of the attention function that a module of the model uses."""
     config: PreTrainedConfig = getattr(module, "config", model.config)
     return config._attn_implementation or "eager"  # pyright: ignore[reportPrivateUsage]
 
@@ -118,16 +129,31 @@ def _both_sides(
     return AttentionStates(q_pre, k_pre, query, key, value)
 
 
-@contextmanager
-def _wrapped_attention(names: set[str], tap: Callable[[nn.Module, Tensor, Tensor, Tensor], None]) -> Generator[None]:
-    """Put `tap` before transformers' attention functions of these names."""
-    originals = {name: ALL_ATTENTION_FUNCTIONS.get(name) for name in names}
+QueryKeyValue = tuple[Tensor, Tensor, Tensor]
+Attend = Callable[..., Any]
+"""An attention function of transformers: `(module, query, key, value, mask, ...)`."""
 
-    def wrap(original: Callable[..., Any] | None) -> Callable[..., Any]:
+
+@contextmanager
+def wrapped_attention(
+    model: PreTrainedModel, modules: Iterable[nn.Module], around: Callable[..., Any]
+) -> Generator[None]:
+    """Have `around` called in place of the attention functions that these modules of the model use.
+
+    Args:
+        model: the model.
+        modules: its attentions.
+        around: called with the function itself, the module, (Q, K, V), and what else the function is given.
+            Other models that run meanwhile come by as well.
+    """
+    originals = {
+        name: ALL_ATTENTION_FUNCTIONS.get(name) for name in {attention_implementation(m, model) for m in modules}
+    }
+
+    def wrap(original: Attend | None) -> Attend:
         def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-            tap(module, query, key, value)
             forward = original or _eager_attention(module)
-            return forward(module, query, key, value, *args, **kwargs)
+            return around(forward, module, (query, key, value), *args, **kwargs)
 
         return attention
 

@@ -82,24 +82,16 @@ def wavelengths(
     >>> (wavelengths(config) / (2 * math.pi)).round().tolist()
     [1.0, 4.0, 16.0, 64.0]
     """
-    parameters = _rope_parameters(config, layer_type)
-    turned = rotary_dim(config, layer_type)
-    rope_type = parameters.get("rope_type", "default")
-    if rope_type not in ROPE_TYPES:
-        message = f"{_name(config)}: unknown rope type {rope_type!r} (known: {', '.join(ROPE_TYPES)})"
-        raise UnsupportedModelError(message)
-    if rope_type == "default":
-        exponents = torch.arange(0, turned, 2, dtype=torch.float32) / turned
-        inverse_frequencies = 1.0 / parameters["rope_theta"] ** exponents
-    else:
-        by_layer_type = layer_type if _layer_types(config) else None
-        inverse_frequencies, _ = ROPE_INIT_FUNCTIONS[rope_type](
-            config,
-            torch.device("cpu"),
-            seq_len=length or training_context(config, layer_type),
-            layer_type=by_layer_type,
-        )
+    inverse_frequencies, _ = _frequencies(config, layer_type, length)
     return 2 * math.pi / inverse_frequencies
+
+
+def attention_scaling(config: PreTrainedConfig, layer_type: str | None = None, *, length: int | None = None) -> float:
+    """What RoPE multiplies queries and keys by, apart from turning them: 1 but for `yarn` and `longrope`.
+
+    The arguments and errors are those of `wavelengths`.
+    """
+    return _frequencies(config, layer_type, length)[1]
 
 
 def slow_pairs(config: PreTrainedConfig, layer_type: str | None = None) -> list[int]:
@@ -157,6 +149,28 @@ def pair_rows(
         head_stride=head_stride,
     )
     return rows.pair_rows(pair, head)
+
+
+def _frequencies(
+    config: PreTrainedConfig, layer_type: str | None, length: int | None
+) -> tuple[Float[Tensor, " pair"], float]:
+    """Radians per token of each pair, fastest first, and the attention scaling."""
+    parameters = _rope_parameters(config, layer_type)
+    turned = rotary_dim(config, layer_type)
+    rope_type = parameters.get("rope_type", "default")
+    if rope_type not in ROPE_TYPES:
+        message = f"{_name(config)}: unknown rope type {rope_type!r} (known: {', '.join(ROPE_TYPES)})"
+        raise UnsupportedModelError(message)
+    if rope_type == "default":
+        exponents = torch.arange(0, turned, 2, dtype=torch.float32) / turned
+        return 1.0 / parameters["rope_theta"] ** exponents, 1.0
+    by_layer_type = layer_type if _layer_types(config) else None
+    return ROPE_INIT_FUNCTIONS[rope_type](
+        config,
+        torch.device("cpu"),
+        seq_len=length or training_context(config, layer_type),
+        layer_type=by_layer_type,
+    )
 
 
 def _rope_parameters(config: PreTrainedConfig, layer_type: str | None) -> dict[str, Any]:

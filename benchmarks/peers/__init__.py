@@ -1,0 +1,1 @@
+"""Other ways to round K, written from their papers, as baselines."""

@@ -1,0 +1,160 @@
+"""One layer of the cache, against transformers' own layers."""
+
+import pytest
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from mvquant.arch import model_view
+from mvquant.cache_formats import KeyFormat
+from mvquant.cache_recipe import Prefill
+from mvquant.errors import PlanError, UsageError
+from mvquant.kvcache.codec import key_codec, value_codec
+from mvquant.kvcache.frame import rotary_frame
+from mvquant.kvcache.keeping import AsTheyCome, Keeping
+from mvquant.kvcache.layers import LayerKeeping, QuantizedKVLayer
+from tests.kvcache.plans import plan_of_view
+from tests.tiny_models import tiny_config
+
+VIEW = model_view(tiny_config("llama"))
+HEADS, DIMS = VIEW.attentions[0].k.heads, VIEW.attentions[0].k.head_dim
+CHUNK = 8
+PLAN = plan_of_view(VIEW, keys=KeyFormat(scales="channel", chunk=CHUNK))
+
+
+def rounding_layer(
+    window: int = 0, sliding_window: int | None = None, prefill: Prefill = "rounded"
+) -> QuantizedKVLayer:
+    keys = Keeping(key_codec(PLAN, 0, torch.float32), window)
+    values = Keeping(value_codec(PLAN, 0, torch.float32), window)
+    return QuantizedKVLayer(LayerKeeping(0, keys, values, HEADS, DIMS, sliding_window), prefill)
+
+
+def exact_layer(sliding_window: int | None = None) -> QuantizedKVLayer:
+    keeping = Keeping(AsTheyCome())
+    return QuantizedKVLayer(LayerKeeping(0, keeping, keeping, HEADS, DIMS, sliding_window), "rounded")
+
+
+def random_states(columns: int, rows: int = 2, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(rows, HEADS, columns, DIMS, generator=generator) for _ in range(2))  # pyright: ignore
+
+
+def split(states: tuple[Tensor, Tensor], sizes: list[int]) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(*(tensor.split(sizes, dim=2) for tensor in states), strict=True))
+
+
+@pytest.mark.parametrize("sliding_window", [None, 4, 10])
+@pytest.mark.parametrize("sizes", [[1] * 25, [25], [3, 1, 1, 12, 1, 7], [12, 1, 1, 1]])
+def test_without_rounding_it_returns_what_transformers_layers_return(sliding_window: int | None, sizes: list[int]):
+    ours = exact_layer(sliding_window)
+    theirs = DynamicLayer() if sliding_window is None else DynamicSlidingWindowLayer(sliding_window)
+    assert (ours.is_sliding, ours.get_max_length()) == (theirs.is_sliding, theirs.get_max_length())
+    for keys, values in split(random_states(sum(sizes)), sizes):
+        assert ours.get_mask_sizes(keys.shape[2]) == theirs.get_mask_sizes(keys.shape[2])
+        for ours_states, theirs_states in zip(ours.update(keys, values), theirs.update(keys, values), strict=True):
+            assert torch.equal(ours_states, theirs_states)
+        assert ours.get_seq_length() == theirs.get_seq_length()
+
+
+def test_a_sliding_layer_holds_no_more_than_its_window_and_a_chunk():
+    layer = rounding_layer(sliding_window=20)
+    bytes_held = []
+    for keys, values in split(random_states(400), [1] * 400):
+        layer.update(keys, values)
+        bytes_held.append(layer.nbytes.packed + layer.nbytes.full_precision)
+        assert layer.keys_held.length - layer.keys_held.first < 20 + CHUNK
+    assert max(bytes_held[30:]) <= max(bytes_held[:60])
+    assert layer.nbytes.reserved <= layer.nbytes.packed * 2
+
+
+@pytest.mark.parametrize("window", [0, 5])
+def test_rounded_and_exact_prefill_hold_the_same_and_differ_in_what_the_prompt_reads(window: int):
+    states = random_states(30)
+    rounded, exact = rounding_layer(window), rounding_layer(window, prefill="exact")
+    read_rounded, read_exact = rounded.update(*states)[0], exact.update(*states)[0]
+    assert torch.equal(read_exact, states[0])
+    packed = (30 - window) // CHUNK * CHUNK
+    assert torch.equal(read_rounded[:, :, packed:], states[0][:, :, packed:])
+    assert not torch.equal(read_rounded[:, :, :packed], states[0][:, :, :packed])
+    more = random_states(1, seed=1)
+    after_rounded, after_exact = rounded.update(*more)[0], exact.update(*more)[0]
+    assert torch.equal(after_exact[:, :, :-1], read_rounded)
+    assert torch.equal(after_rounded[:, :, :packed], read_rounded[:, :, :packed])
+
+
+@pytest.mark.parametrize("sliding_window", [None, 12])
+def test_a_rollback_leaves_no_trace_while_the_past_is_recorded(sliding_window: int | None):
+    plain, recorded = rounding_layer(2, sliding_window), rounding_layer(2, sliding_window)
+    recorded.activate_past_recording()
+    kept = split(random_states(40), [20, 3, 5, 1, 11])
+    for number, states in enumerate(kept):
+        read_plain = plain.update(*states)
+        rejected = random_states(4, seed=number + 1)
+        both = [torch.cat(pair, dim=2) for pair in zip(states, rejected, strict=True)]
+        recorded.update(*both)
+        recorded.crop(-4)
+        assert recorded.get_seq_length() == plain.get_seq_length()
+        assert recorded.nbytes.packed == plain.nbytes.packed
+        assert recorded.nbytes.full_precision == plain.nbytes.full_precision
+        more = random_states(1, seed=99)
+        for layer in (plain, recorded):
+            layer.activate_past_recording()
+        after = [layer.update(*more) for layer in (plain, recorded)]
+        assert torch.equal(after[0][0], after[1][0])
+        assert torch.equal(after[0][1], after[1][1])
+        plain.crop(-1)
+        recorded.crop(-1)
+        plain.record_past = False
+        assert read_plain[0].shape[2] >= states[0].shape[2]
+
+
+def test_rows_can_be_repeated_and_selected_by_a_mask():
+    layer = rounding_layer(window=3)
+    layer.update(*random_states(20))
+    more = random_states(1, rows=4, seed=1)
+    layer.batch_repeat_interleave(2)
+    keys, _ = layer.update(*more)
+    assert torch.equal(keys[0, :, :-1], keys[1, :, :-1])
+    layer.batch_select_indices(torch.tensor([False, True, False, True]))
+    again, _ = layer.update(*random_states(1, seed=2))
+    assert torch.equal(again[:, :, :20], keys[[1, 3]][:, :, :20])
+
+
+def test_reset_forgets_everything():
+    layer = rounding_layer()
+    layer.update(*random_states(20))
+    layer.reset()
+    assert (layer.get_seq_length(), layer.nbytes.total) == (0, 0)
+    assert layer.update(*random_states(3, rows=5))[0].shape == (5, HEADS, 3, DIMS)
+
+
+def test_states_of_another_model_are_refused():
+    with pytest.raises(PlanError, match=r"layer 0: keys have 3 heads of 16 dims, the plan is for 2 heads of 16"):
+        rounding_layer().update(torch.zeros(1, 3, 1, DIMS), torch.zeros(1, 3, 1, DIMS))
+
+
+def test_another_batch_is_refused():
+    layer = rounding_layer()
+    layer.update(*random_states(3))
+    with pytest.raises(UsageError, match=r"holds a batch of 2 rows and was given 3: begin every batch with a new"):
+        layer.update(*random_states(1, rows=3))
+
+
+def test_keys_before_rope_want_to_know_the_padding_of_a_batch():
+    keys = Keeping(key_codec(PLAN, 0, torch.float32), frame=rotary_frame(VIEW.config, VIEW.attentions[0].k, None))
+    layer = QuantizedKVLayer(LayerKeeping(0, keys, Keeping(AsTheyCome()), HEADS, DIMS), "rounded")
+    with pytest.raises(UsageError, match=r"call cache\.note_padding\(attention_mask\) first"):
+        layer.update(*random_states(3))
+    layer.update(*random_states(3, rows=1))
+
+
+def test_cropping_asks_for_a_negative_number_and_for_columns_that_are_there():
+    layer = rounding_layer(sliding_window=10)
+    layer.update(*random_states(40))
+    with pytest.raises(UsageError, match=r"crop\(3\): say how many tokens to remove as a negative number"):
+        layer.crop(3)
+    with pytest.raises(UsageError, match=r"sliding window of 10 has dropped: call activate_past_recording\(\)"):
+        layer.crop(-20)
+    with pytest.raises(UsageError, match="not offloaded"):
+        layer.offload()
