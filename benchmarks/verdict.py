@@ -15,9 +15,10 @@ from rich.console import Console
 from mvquant import pipeline
 from mvquant.evaluation import EvalResult, Subject, evaluate, save_results
 from mvquant.methods import apply_plan
+from mvquant.named_schemes import recipe_for_scheme
 from mvquant.plan import Plan
 from mvquant.policies import make_plan
-from mvquant.recipe import Protect, Recipe, recipe_for_scheme
+from mvquant.recipe import Protect, Recipe
 from mvquant.report import verdict_table
 
 RESULTS = Path(__file__).parent / "results" / "verdict.jsonl"
@@ -46,7 +47,7 @@ def judge(name: str, plan: Plan | None, limit: int | None) -> EvalResult:
     if plan is not None:
         apply_plan(model, plan)
         subject = Subject(model=name, plan_hash=plan.hash, bits_per_weight=plan.bits_per_weight)
-    tasks = pipeline.find_tasks(["contextual", "parametric"])
+    tasks = pipeline.find_tasks(pipeline.default_tasks("reference"))
     return evaluate(model, tokenizer, tasks, subject=subject, limit=limit)
 
 

@@ -37,8 +37,8 @@ def reference() -> str:
     return (
         f"{record['parameters'] / 1e6:.1f} M parameters, trained from seed {record['seed']} on "
         f"{training['tokens'] / 1e6:.1f} M tokens in {training['seconds'] / 60:.0f} minutes on "
-        f"{record['environment']['machine']}, stopped and resumed with changed phases on the way.\n\n"
-        + _table(["task", "accuracy, %", "target", "without its context, %"], rows)
+        f"{record['environment']['machine']}, shared with other work.\n\n"
+        + _table(["task", "accuracy, %", "target, %", "without its context, %"], rows)
     )
 
 

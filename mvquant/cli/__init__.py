@@ -7,10 +7,12 @@ import typer
 
 from mvquant import __version__
 from mvquant.cli.analyze import analyze
+from mvquant.cli.compare import compare
 from mvquant.cli.evaluate import evaluate
 from mvquant.cli.plan import plan
 from mvquant.cli.quantize import quantize
 from mvquant.cli.recipes import recipes, schemes
+from mvquant.cli.report import report
 from mvquant.cli.terminal import err, out
 from mvquant.cli.verdict import verdict
 from mvquant.errors import MvquantError
@@ -29,6 +31,8 @@ app.command("analyze")(analyze)
 app.command("plan")(plan)
 app.command("quantize")(quantize)
 app.command("eval")(evaluate)
+app.command("compare")(compare)
+app.command("report")(report)
 app.command("verdict")(verdict)
 app.command("schemes")(schemes)
 app.add_typer(recipes, name="recipes")

@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING
 from mvquant.lazy import LazyModule
 
 if TYPE_CHECKING:
-    from mvquant import evaluation, pipeline, report
+    from mvquant import comparing, comparison, evaluation, pipeline, report
 else:
+    comparing = LazyModule("mvquant.comparing")
+    comparison = LazyModule("mvquant.comparison")
     evaluation = LazyModule("mvquant.evaluation")
     pipeline = LazyModule("mvquant.pipeline")
     report = LazyModule("mvquant.report")
 
-__all__ = ["evaluation", "pipeline", "report"]
+__all__ = ["comparing", "comparison", "evaluation", "pipeline", "report"]

@@ -7,7 +7,8 @@ from rich.table import Table
 
 from mvquant.cli.terminal import AsJson, out, print_json
 from mvquant.errors import UnknownNameError
-from mvquant.recipe import COMMON_SCHEMES, load_recipe, recipe_paths, scheme_summaries
+from mvquant.named_schemes import COMMON_SCHEMES, scheme_summaries
+from mvquant.recipe import load_recipe, recipe_paths
 
 recipes = typer.Typer(help="List, show or check recipes.", no_args_is_help=True)
 
@@ -42,6 +43,7 @@ def schemes(as_json: AsJson = False) -> None:
         return
     _print_names({name: summaries[name] for name in COMMON_SCHEMES}, as_json=False)
     out.print("\nAdd -g64, -g32 or -row for other groups, then -asym for an asymmetric grid: w4a16-g64-asym.")
+    out.print("Add -kN to cache K at N bits on average (1 to 8), vM for V (2, 3, 4, 8): mv-protect-w4a16-k2.25v4.")
 
 
 def _print_names(summaries: dict[str, str], *, as_json: bool) -> None:

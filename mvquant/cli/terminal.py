@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mvquant.errors import ConfigError
-from mvquant.recipe import Recipe, load_recipe, recipe_for_scheme
+from mvquant.named_schemes import recipe_for_scheme
+from mvquant.recipe import Recipe, load_recipe
 
 out = Console()
 err = Console(stderr=True)

@@ -15,18 +15,19 @@ from mvquant.evaluation.batches import (
     last_logits,
     left_pad,
 )
+from mvquant.evaluation.parsers import Parser
 from mvquant.evaluation.result import ItemRow
 from mvquant.evaluation.task_file import GenerationKwargs
 from mvquant.evaluation.tasks import Item
 
 
 def generated_rows(
-    engine: Engine, limits: GenerationKwargs, items: Sequence[Item]
+    engine: Engine, limits: GenerationKwargs, items: Sequence[Item], parse: Parser = str.strip
 ) -> Iterator[tuple[int, ItemRow | None]]:
     """Yield the index and the row of each item as it is answered; None for items that do not fit the model.
 
-    An answer is right if, up to the first stop string and without the white space around it, it is the item's
-    answer: the whole text, never a part of it.
+    An answer is right if what `parse` finds in it, up to the first stop string, is the item's answer: all of it,
+    never a part of it.
 
     Raises:
         NonFiniteLogitsError: the model's logits are NaN or infinite.
@@ -35,10 +36,15 @@ def generated_rows(
     fitting = [i for i, prompt in enumerate(prompts) if engine.fits(len(prompt) + limits.max_gen_toks)]
     yield from ((index, None) for index in set(range(len(items))).difference(fitting))
     stop = Stop(engine.tokenizer, limits.until, end_tokens(engine.model, engine.tokenizer), limits.max_gen_toks)
-    for place, text in generate(engine.model, [prompts[i] for i in fitting], stop, engine.batch_size):
+    for place, tokens in generate(engine.model, [prompts[i] for i in fitting], stop, engine.batch_size):
         item = items[fitting[place]]
-        prediction, answer = text.strip(), item.answer.strip()
-        yield fitting[place], ItemRow(item.id, prediction, answer, prediction == answer)
+        yield fitting[place], _row(item, stop.text(tokens), parse, len(tokens), ended=stop.ended(tokens))
+
+
+def _row(item: Item, text: str, parse: Parser, tokens: int, *, ended: bool) -> ItemRow:
+    prediction, answer = parse(text), item.answer.strip()
+    whole = None if prediction == text.strip() else text
+    return ItemRow(item.id, prediction, answer, prediction == answer, None, whole, tokens, ended)
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,11 @@ class Stop:
 
     def reached(self, tokens: TokenIds) -> bool:
         """Whether the newest token ended the answer."""
-        if tokens[-1] in self.end_tokens or len(tokens) >= self.max_tokens:
+        return len(tokens) >= self.max_tokens or self.ended(tokens)
+
+    def ended(self, tokens: TokenIds) -> bool:
+        """Whether the newest token ended the answer by what it says, not by its number."""
+        if tokens[-1] in self.end_tokens:
             return True
         # A token is at least one byte, so a string that has just ended lies in this many tokens.
         tail = max((len(string.encode()) for string in self.strings), default=0) + 2
@@ -78,15 +88,17 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> fr
 
 def generate(
     model: PreTrainedModel, prompts: Sequence[TokenIds], stop: Stop, batch_size: int
-) -> Iterator[tuple[int, str]]:
-    """Yield the index and the greedy answer of each prompt, batch by batch, longest prompts first.
+) -> Iterator[tuple[int, TokenIds]]:
+    """Yield the index and the tokens of the greedy answer to each prompt, batch by batch, longest prompts first.
+
+    An answer ends with the token that ended it, an end token or the last of a stop string.
 
     Raises:
         NonFiniteLogitsError: the model's logits are NaN or infinite.
     """
     for indices in batches_by_length([len(prompt) for prompt in prompts], batch_size):
         answers = _generate_batch(model, [prompts[index] for index in indices], stop)
-        yield from zip(indices, (stop.text(answer) for answer in answers), strict=True)
+        yield from zip(indices, answers, strict=True)
 
 
 @torch.inference_mode()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer
 
 from mvquant.errors import EvaluationError
 from mvquant.evaluation.statistics import Estimate
@@ -20,8 +20,13 @@ class _Saved(BaseModel):
 class ItemRow(NamedTuple):
     """One answered item; an array in JSON, to keep files small.
 
-    `log_likelihoods` (natural, summed over tokens, in the order of the item's choices) is None where the
-    answer was generated.
+    Attributes:
+        log_likelihoods: natural, summed over tokens, in the order of the item's choices; None where the answer was
+            generated.
+        text: what was generated, where the prediction is only a part of it.
+        tokens: how many tokens were generated.
+        ended: whether the answer ended by itself, by a stop string or an end token; False where it was cut at the
+            task's limit.
     """
 
     id: str
@@ -29,12 +34,16 @@ class ItemRow(NamedTuple):
     answer: str
     correct: bool
     log_likelihoods: tuple[float, ...] | None = None
+    text: str | None = None
+    tokens: int | None = None
+    ended: bool | None = None
 
 
 class TaskResult(_Saved):
     """One task: `n` items answered, and those that were too long for the model to read whole.
 
-    `too_long` items are neither cut nor scored: they count in no figure.
+    `too_long` items are neither cut nor scored: they count in no figure. `prompts`, in the order of `rows`, are
+    kept only where the items are not a task file's own but lm-evaluation-harness's.
     """
 
     task: str
@@ -49,6 +58,12 @@ class TaskResult(_Saved):
     corrected: Estimate
     too_long: tuple[str, ...]
     rows: tuple[ItemRow, ...]
+    prompts: tuple[str, ...] | None = None
+
+    @field_serializer("rows", when_used="json")
+    def _short_rows(self, rows: tuple[ItemRow, ...]) -> list[list[object]]:
+        """Rows without the None at their end, which is most of some files."""
+        return [list(row[: max(place for place, part in enumerate(row, start=1) if part is not None)]) for row in rows]
 
 
 class GroupResult(_Saved):
@@ -60,11 +75,19 @@ class GroupResult(_Saved):
 
 
 class Subject(_Saved):
-    """Who was judged. The evaluator knows nothing of it: the caller says."""
+    """Who was judged. The evaluator knows nothing of it: the caller says.
+
+    Attributes:
+        bits_per_weight: scales and the like included.
+        bits_per_cached_key: of a value of K in the cache, everything counted; None where it is cached as it comes.
+        bits_per_cached_value: the same of V.
+    """
 
     model: str
     plan_hash: str | None = None
     bits_per_weight: float | None = None
+    bits_per_cached_key: float | None = None
+    bits_per_cached_value: float | None = None
 
 
 class EvalResult(_Saved):

@@ -1,7 +1,7 @@
 """Run a model on tasks."""
 
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -27,6 +27,7 @@ def evaluate(
     tokenizer: PreTrainedTokenizerBase,
     tasks: Sequence[Task],
     *,
+    also: Sequence[TaskResult] = (),
     subject: Subject | None = None,
     limit: int | None = None,
     batch_size: int = 64,
@@ -38,6 +39,7 @@ def evaluate(
         model: a causal language model, on any device.
         tokenizer: its tokenizer.
         tasks: what to ask, from `load_tasks`.
+        also: results of the same model on other tasks, from `run_in_harness`, to be part of this one.
         subject: who the model is; its name alone if not given.
         limit: the first so many items of each task; None for all.
         batch_size: prompts per batch.
@@ -46,14 +48,14 @@ def evaluate(
     Raises:
         EvaluationError: logits that are NaN or infinite, or a task with no item that fits the model.
     """
-    if not tasks or batch_size < 1 or (limit is not None and limit < 1):
+    if not (tasks or also) or batch_size < 1 or (limit is not None and limit < 1):
         message = f"nothing to evaluate: {len(tasks)} tasks, batch size {batch_size}, limit {limit}"
         raise EvaluationError(message)
     was_training = model.training
     model.eval()
     try:
         engine = Engine(model, tokenizer, batch_size)
-        results = [_run(engine, task, limit, progress or _silent) for task in tasks]
+        results = [*(_run(engine, task, limit, progress or _silent) for task in tasks), *also]
     finally:
         model.train(was_training)
     return EvalResult(
@@ -64,7 +66,7 @@ def evaluate(
         batch_size=batch_size,
         limit=limit,
         tasks={result.task: result for result in results},
-        groups=_groups(results),
+        groups=group_results(results),
     )
 
 
@@ -88,7 +90,7 @@ def _run(engine: Engine, task: Task, limit: int | None, progress: Progress) -> T
 def _rows(engine: Engine, task: Task, items: Sequence[Item]) -> Iterator[tuple[int, ItemRow | None]]:
     limits = task.file.generation_kwargs
     if task.file.output_type == "generate_until" and limits is not None:
-        return generated_rows(engine, limits, items)
+        return generated_rows(engine, limits, items, task.file.parser)
     return chosen_rows(engine, task.file.target_delimiter, items)
 
 
@@ -112,7 +114,8 @@ def _task_result(task: Task, answered: Sequence[tuple[str, ItemRow | None]]) -> 
     )
 
 
-def _groups(results: Sequence[TaskResult]) -> dict[Knowledge, GroupResult]:
+def group_results(results: Iterable[TaskResult]) -> dict[Knowledge, GroupResult]:
+    """The mean over the tasks of each group that has any."""
     members: dict[Knowledge, list[TaskResult]] = {}
     for result in results:
         members.setdefault(result.knowledge, []).append(result)

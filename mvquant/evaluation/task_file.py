@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from mvquant.errors import ConfigError
+from mvquant.evaluation.parsers import PARSERS, Parser
 
 Knowledge = Literal["contextual", "parametric"]
 """Where an answer is: in the prompt, or in the weights."""
@@ -21,6 +22,13 @@ def _as_tuple(value: object) -> object:
 
 
 Strings = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_as_tuple)]
+
+
+CUSTOM_DATASET = "!function mvquant.evaluation.sources.harness_dataset"
+
+FILTERS: dict[str, Parser] = {
+    f"!function mvquant.evaluation.parsers.{name}_filter": parser for name, parser in PARSERS.items()
+}
 
 
 class _Refusing(BaseModel):
@@ -34,9 +42,23 @@ class DataFiles(_Refusing):
 
 
 class DatasetKwargs(_Refusing):
-    """What the harness hands to `datasets.load_dataset`."""
+    """Where the items are; exactly one of three.
 
-    data_files: DataFiles
+    Attributes:
+        data_files: what the harness hands to `datasets.load_dataset`, by path from the working folder.
+        file: a JSON-lines file relative to the `eval/` folder, for `custom_dataset`.
+        source: a name in `mvquant.evaluation.sources.SOURCES`, for `custom_dataset`.
+    """
+
+    data_files: DataFiles | None = None
+    file: str | None = None
+    source: str | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "DatasetKwargs":
+        if len(self.model_fields_set) != 1:
+            raise ValueError("exactly one of data_files, file and source is needed")
+        return self
 
 
 class GenerationKwargs(_Refusing):
@@ -48,9 +70,24 @@ class GenerationKwargs(_Refusing):
 
 
 class FilterStep(_Refusing):
-    """A step between the generated text and the metric; mvquant always strips white space."""
+    """A step between the generated text and the metric; without `custom`, mvquant strips white space.
 
-    function: Literal["remove_whitespace", "take_first"]
+    Attributes:
+        function: the harness's name of the step.
+        filter_fn: of `custom`, one of the filters in `mvquant.evaluation.parsers`.
+    """
+
+    function: Literal["remove_whitespace", "take_first", "custom"]
+    filter_fn: str | None = None
+
+    @model_validator(mode="after")
+    def _custom_is_a_parser(self) -> "FilterStep":
+        if (self.function == "custom") != (self.filter_fn is not None):
+            raise ValueError("filter_fn goes with function: custom, and the other way round")
+        if self.filter_fn is not None and self.filter_fn not in FILTERS:
+            message = f"filter_fn must be one of {', '.join(FILTERS)}, not {self.filter_fn}"
+            raise ValueError(message)
+        return self
 
 
 class FilterPipeline(_Refusing):
@@ -91,7 +128,8 @@ class TaskFile(_Refusing):
 
     task: str = Field(min_length=1)
     tag: Strings = ()
-    dataset_path: Literal["json"]
+    dataset_path: Literal["json"] | None = None
+    custom_dataset: str | None = None
     dataset_kwargs: DatasetKwargs
     test_split: Literal["test"] = "test"
     output_type: Literal["generate_until", "multiple_choice"]
@@ -104,6 +142,20 @@ class TaskFile(_Refusing):
     filter_list: tuple[FilterPipeline, ...] = ()
     metric_list: tuple[Metric, ...] = Field(min_length=1)
     metadata: TaskMetadata
+
+    @property
+    def parser(self) -> Parser:
+        """What finds the prediction in a generated text."""
+        steps = [step.filter_fn for pipeline in self.filter_list[:1] for step in pipeline.filter if step.filter_fn]
+        return FILTERS[steps[0]] if steps else str.strip
+
+    @model_validator(mode="after")
+    def _agree_on_the_data(self) -> "TaskFile":
+        by_path = self.dataset_kwargs.data_files is not None
+        if by_path != (self.dataset_path == "json") or by_path == (self.custom_dataset == CUSTOM_DATASET):
+            message = f"data_files need dataset_path: json; file and source need custom_dataset: {CUSTOM_DATASET}"
+            raise ValueError(message)
+        return self
 
     @model_validator(mode="after")
     def _agree_on_the_answer(self) -> "TaskFile":
@@ -121,22 +173,52 @@ class TaskFile(_Refusing):
         return self
 
 
-def read_task_file(path: Path) -> TaskFile | None:
-    """Read one task file; None for the harness's group files, which hold no task.
+class GroupFile(_Refusing):
+    """One group of the harness: tasks, or other groups, by name.
+
+    Attributes:
+        group: its name.
+        task: its members. Names that no task file and no group file here has are the harness's own tasks.
+        metadata: says of the harness's own tasks where their answers are, and what a guess is worth.
+    """
+
+    class Metadata(_Refusing):
+        """What mvquant must know of the harness's own tasks."""
+
+        version: int | str = 0
+        knowledge: Knowledge | None = None
+        chance: float = Field(default=0.0, ge=0, lt=1)
+
+    group: str = Field(min_length=1)
+    task: Strings = Field(min_length=1)
+    metadata: Metadata = Metadata()
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads `!function module.name` as that text: what a task file names is looked up, never imported."""
+
+
+def _function_name(loader: yaml.SafeLoader, node: yaml.Node) -> str:
+    return f"!function {loader.construct_scalar(node)}" if isinstance(node, yaml.ScalarNode) else "!function"
+
+
+_Loader.add_constructor("!function", _function_name)
+
+
+def read_task_file(path: Path) -> TaskFile | GroupFile:
+    """Read one task or group file.
 
     Raises:
-        ConfigError: not YAML, or not a task that mvquant can run; lists every mistake.
+        ConfigError: not YAML, or not a task or group that mvquant can run; lists every mistake.
     """
     try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content: Any = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), [f"not YAML: {error}"]) from None
     if not isinstance(content, dict):
         raise ConfigError(str(path), ["not a task: a mapping with the key `task` is needed"])
-    if "group" in content:
-        return None
     try:
-        return TaskFile.model_validate(content)
+        return (GroupFile if "group" in content else TaskFile).model_validate(content)
     except ValidationError as error:
         raise ConfigError(str(path), mistakes(error)) from None
 

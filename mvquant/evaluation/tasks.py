@@ -1,36 +1,18 @@
 """Tasks: what is asked, what is right, and where the answer is."""
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
 from mvquant.errors import ConfigError, EvaluationError, UnknownNameError
-from mvquant.evaluation.task_file import Knowledge, TaskFile, mistakes, read_task_file
+from mvquant.evaluation.items import Item, hash_items, read_items
+from mvquant.evaluation.sources import PlacedItems, source_items
+from mvquant.evaluation.task_file import GroupFile, Knowledge, TaskFile, read_task_file
+
+__all__ = ["GROUPS", "HarnessTask", "Item", "Task", "harness_tasks", "hash_items", "load_tasks"]
 
 GROUPS: tuple[Knowledge, ...] = ("contextual", "parametric")
-
-
-class Item(BaseModel):
-    """One question. Other keys of its line are kept: they are part of the data and of its hash."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    id: str = Field(min_length=1)
-    prompt: str = Field(min_length=1)
-    answer: str = Field(min_length=1)
-    choices: tuple[str, ...] | None = None
-
-    @model_validator(mode="after")
-    def _answer_is_a_choice(self) -> "Item":
-        if self.choices is not None and (self.answer not in self.choices or len(set(self.choices)) < 2):
-            message = f"choices {list(self.choices)} must be different and hold the answer {self.answer!r}"
-            raise ValueError(message)
-        return self
 
 
 @dataclass(frozen=True)
@@ -39,7 +21,7 @@ class Task:
 
     Attributes:
         file: the task as the harness reads it.
-        items: every item, in the order of the data file.
+        items: every item, in the order of the data.
         data_hash: SHA-256 of the items, independent of spacing and key order.
     """
 
@@ -58,85 +40,144 @@ class Task:
         return self.file.metadata.knowledge
 
 
-def load_tasks(folder: Path, wanted: Sequence[str] = ("all",)) -> list[Task]:
-    """Read the tasks below `folder/tasks`, with data files relative to `folder`.
+@dataclass(frozen=True)
+class HarnessTask:
+    """A task of lm-evaluation-harness itself, asked by its name there."""
+
+    name: str
+    knowledge: Knowledge
+    chance: float = 0.0
+
+
+def load_tasks(folder: Path, wanted: Sequence[str] = ("all",), data: Path | None = None) -> list[Task]:
+    """Read the tasks below `folder/tasks`, with shipped items relative to `folder`.
 
     Args:
         folder: the `eval/` folder.
-        wanted: task names and groups (`contextual`, `parametric`, `all`), in any mixture.
+        wanted: names of tasks and groups, in any mixture; `all` is every task file. Where no group file is called
+            `contextual` or `parametric`, these are all tasks of that knowledge.
+        data: the folder of local data sets; None for the one that MVQUANT_DATA names, or the Hub.
 
     Returns:
-        Each wanted task once, contextual ones first, in the order of their file names.
+        Each wanted task once, contextual ones first, in the order of their file names. Tasks that only
+        lm-evaluation-harness has are left to `harness_tasks`.
 
     Raises:
         ConfigError: a task file with mistakes.
         UnknownNameError: a name that is no task and no group.
-        EvaluationError: no tasks, or data that cannot be read.
+        EvaluationError: no tasks, or data that cannot be had or read.
     """
-    files = _task_files(folder)
-    known = [*files, *GROUPS, "all"]
-    for name in wanted:
-        if name not in known:
-            raise UnknownNameError("task", name, known)
-    chosen = [file for file in files.values() if {"all", file.task, file.metadata.knowledge}.intersection(wanted)]
+    table = _read_table(folder)
+    names = table.members(wanted)
+    chosen = [file for name, file in table.tasks.items() if name in names]
     chosen.sort(key=lambda file: GROUPS.index(file.metadata.knowledge))
-    return [_load(file, folder) for file in chosen]
+    return [_load(file, folder, data) for file in chosen]
 
 
-def _task_files(folder: Path) -> dict[str, TaskFile]:
-    files: dict[str, TaskFile] = {}
-    for path in sorted((folder / "tasks").rglob("*.yaml")):
+def harness_tasks(folder: Path, wanted: Sequence[str] = ("all",)) -> list[HarnessTask]:
+    """Return those of the wanted tasks that lm-evaluation-harness has and `folder` has not, in order of group files.
+
+    Raises:
+        ConfigError: a task file with mistakes.
+        UnknownNameError: a name that is no task and no group.
+    """
+    table = _read_table(folder)
+    names = table.members(wanted)
+    return [task for name, task in table.foreign.items() if name in names]
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Everything that has a name: our task files, groups, and the harness's tasks that are in a group."""
+
+    tasks: dict[str, TaskFile]
+    groups: dict[str, GroupFile]
+    foreign: dict[str, HarnessTask]
+
+    def members(self, wanted: Iterable[str]) -> set[str]:
+        """The names of all tasks that are meant.
+
+        Raises:
+            UnknownNameError: a name that is none of these.
+        """
+        known = {*self.tasks, *self.groups, *self.foreign, *GROUPS, "all"}
+        found: set[str] = set()
+        for name in wanted:
+            if name not in known:
+                raise UnknownNameError("task", name, known)
+            found.update(self._inside(name))
+        return found
+
+    def _inside(self, name: str, above: tuple[str, ...] = ()) -> Iterator[str]:
+        if name in above:
+            raise ConfigError(f"group {name}", [f"task: it contains itself ({' > '.join((*above, name))})"])
+        if name in self.groups:
+            for member in self.groups[name].task:
+                yield from self._inside(member, (*above, name))
+        elif name in (*GROUPS, "all"):
+            yield from (task for task, file in self.tasks.items() if name in {"all", file.metadata.knowledge})
+        else:
+            yield name
+
+
+def _read_table(folder: Path) -> _Table:
+    table = _Table({}, {}, {})
+    paths = sorted((folder / "tasks").rglob("*.yaml"))
+    for path in paths:
         file = read_task_file(path)
-        if file is None:
-            continue
-        if file.task in files or file.task in (*GROUPS, "all"):
-            raise ConfigError(str(path), [f"task: the name {file.task!r} is taken"])
-        files[file.task] = file
-    if not files:
+        name = file.group if isinstance(file, GroupFile) else file.task
+        taken = name in table.tasks or name in table.groups or name == "all"
+        if taken or (isinstance(file, TaskFile) and name in GROUPS):
+            raise ConfigError(str(path), [f"task: the name {name!r} is taken"])
+        if isinstance(file, GroupFile):
+            table.groups[name] = file
+        else:
+            table.tasks[name] = file
+    if not table.tasks:
         message = f"no task files (*.yaml) in {folder / 'tasks'}: give the folder that holds tasks/ and data/"
         raise EvaluationError(message)
-    return files
+    for group in table.groups.values():
+        table.foreign.update(_foreign(group, {*table.tasks, *table.groups}))
+    return table
 
 
-def _load(file: TaskFile, folder: Path) -> Task:
-    path = folder / file.dataset_kwargs.data_files.test
+def _foreign(group: GroupFile, own: set[str]) -> Iterator[tuple[str, HarnessTask]]:
+    for name in group.task:
+        if name in own:
+            continue
+        if group.metadata.knowledge is None:
+            mistake = f"task: {name} is no task here; metadata.knowledge must say what kind it is in the harness"
+            raise ConfigError(f"group {group.group}", [mistake])
+        yield name, HarnessTask(name, group.metadata.knowledge, group.metadata.chance)
+
+
+def _load(file: TaskFile, folder: Path, data: Path | None) -> Task:
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        message = f"task {file.task}: cannot read its data {path}: {error}"
+        items = tuple(_checked(file, _placed(file, folder, data)))
+    except EvaluationError as error:
+        message = f"task {file.task}: {error}"
         raise EvaluationError(message) from None
-    items = tuple(_read_items(text, path, needs_choices=file.output_type == "multiple_choice"))
     if not items:
-        message = f"task {file.task}: {path} holds no items"
-        raise EvaluationError(message)
-    repeated = [name for name, count in Counter(item.id for item in items).items() if count > 1]
-    if repeated:
-        message = f"task {file.task}: {path} uses the id {repeated[0]!r} more than once"
+        message = f"task {file.task}: its data holds no items"
         raise EvaluationError(message)
     return Task(file, items, hash_items(items))
 
 
-def _read_items(text: str, path: Path, *, needs_choices: bool) -> Iterator[Item]:
-    # Not splitlines: JSON strings may hold U+2028, which is no line break here.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            item = Item.model_validate_json(line)
-        except ValidationError as error:
-            message = f"{path}, line {number}: {'; '.join(mistakes(error))}"
-            raise EvaluationError(message) from None
-        if needs_choices and item.choices is None:
-            message = f"{path}, line {number}: choices: a multiple-choice item needs them"
+def _placed(file: TaskFile, folder: Path, data: Path | None) -> PlacedItems:
+    where = file.dataset_kwargs
+    if where.source is not None:
+        return source_items(where.source, data)
+    return read_items(folder / (where.data_files.test if where.data_files else where.file or ""))
+
+
+def _checked(file: TaskFile, placed: PlacedItems) -> Iterator[Item]:
+    uses: Counter[str] = Counter()
+    for where, item in placed:
+        uses[item.id] += 1
+        if uses[item.id] > 1:
+            message = f"{where}: the id {item.id!r} more than once"
+            raise EvaluationError(message)
+        if file.output_type == "multiple_choice" and item.choices is None:
+            message = f"{where}: choices: a multiple-choice item needs them"
             raise EvaluationError(message)
         yield item
-
-
-def hash_items(items: Iterable[Item]) -> str:
-    """Return the SHA-256 of the items as JSON lines with sorted keys and no spaces."""
-    digest = hashlib.sha256()
-    for item in items:
-        fields = item.model_dump(mode="json", exclude_unset=True)
-        line = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        digest.update(line.encode() + b"\n")
-    return digest.hexdigest()

@@ -4,7 +4,7 @@ reading   contextual tasks: the answer is in the prompt
 recall    parametric tasks: the answer is in the weights
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
@@ -132,9 +132,12 @@ def _is_partly_compared(verdict: Verdict) -> bool:
 
 
 def _group_table(verdicts: Sequence[Verdict]) -> Table:
-    table = _table("model", "bits/w", "reading", "lost", "recall", "lost")
+    compared = any(verdict.comparison for verdict in verdicts)
+    headers = ("reading", "lost", "recall", "lost") if compared else ("reading", "recall")
+    table = _table("model", "bits/w", *headers)
     for verdict in verdicts:
-        cells = [cell for group in WORDS for cell in (verdict.score(group), verdict.lost(group))]
+        columns = (verdict.score, verdict.lost) if compared else (verdict.score,)
+        cells = [column(group) for group in WORDS for column in columns]
         table.add_row(verdict.name, verdict.bits, *cells)
     return table
 
@@ -176,10 +179,19 @@ def _table(first: str, *others: str) -> Table:
 
 def task_labels(verdicts: Sequence[Verdict]) -> dict[str, str]:
     """Every task in the order of the first result that has it, without a first word that all of them share."""
-    names = list(dict.fromkeys(task for verdict in verdicts for task in verdict.result.tasks))
-    first_words = {name.partition("_")[0] for name in names}
-    shared = f"{first_words.pop()}_" if len(names) > 1 and len(first_words) == 1 else ""
-    return {name: name.removeprefix(shared) for name in names}
+    return without_shared_word(dict.fromkeys(task for verdict in verdicts for task in verdict.result.tasks))
+
+
+def without_shared_word(names: Iterable[str]) -> dict[str, str]:
+    """Each name without a first word that all of them share.
+
+    >>> without_shared_word(["reference_passkey", "reference_conflict"])
+    {'reference_passkey': 'passkey', 'reference_conflict': 'conflict'}
+    """
+    known = list(names)
+    first_words = {name.partition("_")[0] for name in known}
+    shared = f"{first_words.pop()}_" if len(known) > 1 and len(first_words) == 1 else ""
+    return {name: name.removeprefix(shared) for name in known}
 
 
 def chance(verdicts: Sequence[Verdict], task: str) -> float:

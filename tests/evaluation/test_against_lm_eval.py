@@ -1,5 +1,7 @@
 """Ours against lm-evaluation-harness 0.4.13 on the same task files and the same tiny model."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -9,6 +11,7 @@ from tests.tiny_models import tiny_model
 
 pytestmark = [pytest.mark.backend, pytest.mark.filterwarnings("ignore")]
 
+EVAL = Path(__file__).parents[2] / "eval"
 CHOICES = [
     {"id": str(i), "prompt": f"Is {'x' * i} so?", "answer": "no", "choices": ["yes", "no", "not at all"]}
     for i in range(9)
@@ -51,3 +54,30 @@ def test_same_answers_and_same_scores(tmp_path):
         scores = [float(response[0]) for response in theirs["checks"][row.id]["filtered_resps"]]
         assert row.log_likelihoods == pytest.approx(scores, abs=2e-3)
         assert row.correct == bool(theirs["checks"][row.id]["acc"])
+
+
+def test_shipped_tasks_mean_the_same_to_both(shared_data, monkeypatch):
+    monkeypatch.setenv("MVQUANT_DATA", str(shared_data / "eval"))
+    names = ["binding", "knowledge_conflict", "cities", "aqua_rat_generative", "gsm8k_chat"]
+    evaluator = pytest.importorskip("lm_eval.evaluator")
+    hf = pytest.importorskip("lm_eval.models.huggingface")
+    managed = pytest.importorskip("lm_eval.tasks").TaskManager(include_path=str(EVAL / "tasks"), include_defaults=False)
+    assert {"contextual", "parametric", "contextual_harness", "conflict_both_ways"} <= set(managed.all_groups)
+    tokenizer = tiny_tokenizer()
+    model = tiny_model("llama", vocab_size=len(tokenizer), max_position_embeddings=4096)
+    found = evaluator.simple_evaluate(
+        hf.HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4, device="cpu", max_length=4096),
+        tasks=names,
+        task_manager=managed,
+        limit=3,
+        gen_kwargs={"max_gen_toks": 8},
+        bootstrap_iters=0,
+    )
+    for task in load_tasks(EVAL, names):
+        samples = found["samples"][task.name]
+        assert [sample["doc"]["id"] for sample in samples] == [item.id for item in task.items[:3]]
+        assert [sample["arguments"][0][0] for sample in samples] == [item.prompt for item in task.items[:3]]
+        assert [str(sample["target"]) for sample in samples] == [item.answer for item in task.items[:3]]
+        if task.file.output_type == "generate_until":
+            said = [sample["resps"][0][0] for sample in samples]
+            assert [sample["filtered_resps"][0] for sample in samples] == [task.file.parser(text) for text in said]

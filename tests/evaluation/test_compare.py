@@ -2,6 +2,8 @@ import pytest
 
 from mvquant.errors import EvaluationError
 from mvquant.evaluation import compare
+from mvquant.evaluation.bootstrap import Change, drop_difference
+from mvquant.evaluation.paired_tests import holm, mcnemar_p, minimum_detectable_drop
 from mvquant.evaluation.statistics import mean, paired_drop
 from tests.evaluation.examples import make_result
 
@@ -66,3 +68,20 @@ def test_what_cannot_be_compared(change, message):
 def test_nothing_in_common():
     with pytest.raises(EvaluationError, match="reference and other have no task in common"):
         compare(result("reference", {"passkey": 1.0}), result("other", {"recall_cities": 1.0}))
+
+
+def test_every_task_has_its_tests_adjusted_for_all_of_them():
+    found = compare(result("reference"), result("w3a16", {"passkey": 0.8, "yes_no": 0.87, "recall_cities": 0.95})).tasks
+    p_values = [mcnemar_p(40, 0), mcnemar_p(6, 0), mcnemar_p(0, 0)]
+    assert [drop.p for drop in found.values()] == p_values
+    assert [drop.p_holm for drop in found.values()] == holm(p_values)
+    assert found["passkey"].minimum_detectable == minimum_detectable_drop(200, 41 / 202)
+
+
+def test_the_headline_is_what_reading_lost_beyond_recall():
+    variant = result("w3a16", {"passkey": 0.8, "yes_no": 0.8, "recall_cities": 0.9})
+    found = compare(result("reference"), variant, seed=7)
+    reading = [Change(40, 0, 200, 0.0), Change(20, 0, 200, 0.5)]
+    assert found.contextual_minus_parametric == drop_difference(reading, [Change(10, 0, 200, 0.0)], seed=7)
+    assert found.contextual_minus_parametric.value == pytest.approx(0.2 - 0.05)
+    assert compare(result("reference"), result("w3a16", {"passkey": 0.8})).contextual_minus_parametric is None

@@ -99,4 +99,21 @@ def test_batches_answer_as_transformers_answers_one_prompt(family):
                 eos_token_id=EOS,
                 pad_token_id=0,
             )
-            assert answers[index] == tokenizer.decode(whole[0, len(prompt) :], skip_special_tokens=True)
+            assert answers[index] == whole[0, len(prompt) :].tolist()
+
+
+def test_an_answer_that_never_ends_is_cut_and_told_from_one_that_ends():
+    limits = GenerationKwargs(max_gen_toks=5, until="\n")
+    rows = ask({"a?": " abcdefghij", "b?": " ab\n", "c?": " abc\n"}, {"a?": "abcd", "b?": "ab", "c?": "abc"}, limits)
+    assert [(rows[i].tokens, rows[i].ended) for i in range(3)] == [(5, False), (4, True), (5, True)]
+    assert rows[0].correct  # what was said up to the limit counts, and that it was cut is told
+
+
+def test_what_is_parsed_counts_and_the_whole_text_is_kept():
+    engine = Engine(AnsweringModel({"1+1?": " It is 2."}, tiny_tokenizer()), tiny_tokenizer(), 1)
+    limits = GenerationKwargs(max_gen_toks=20, until="\n")
+    items = [Item(id="0", prompt="1+1?", answer="2")]
+    ((_, row),) = generated_rows(engine, limits, items, parse=lambda text: text.split()[-1].strip("."))
+    assert (row.prediction, row.correct, row.text) == ("2", True, " It is 2.")
+    ((_, row),) = generated_rows(engine, limits, items)
+    assert (row.prediction, row.correct, row.text) == ("It is 2.", False, None)

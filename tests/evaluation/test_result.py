@@ -20,7 +20,7 @@ def test_one_result_is_plain_json_and_comes_back_equal(tmp_path, result):
     assert EvalResult.load(path) == result
     content = json.loads(path.read_text())
     assert content["schema_version"] == 1
-    assert content["tasks"]["passkey"]["rows"][0] == ["passkey-0", "a", "a", True, None]
+    assert content["tasks"]["passkey"]["rows"][0] == ["passkey-0", "a", "a", True]
 
 
 def test_several_results_share_a_file(tmp_path, result):

@@ -1,8 +1,11 @@
+import sys
+
 import pytest
 import yaml
 
 from mvquant.errors import ConfigError
-from mvquant.evaluation.task_file import read_task_file
+from mvquant.evaluation.parsers import number
+from mvquant.evaluation.task_file import GroupFile, read_task_file
 from tests.evaluation.examples import task_yaml
 
 
@@ -25,8 +28,64 @@ def test_one_stop_string_needs_no_list(tmp_path):
     assert read(tmp_path, content).generation_kwargs.until == ("\n\n",)
 
 
-def test_group_files_hold_no_task(tmp_path):
-    assert read(tmp_path, {"group": "contextual", "task": ["passkey"]}) is None
+def test_groups_name_their_members(tmp_path):
+    group = read(tmp_path, {"group": "contextual", "task": ["passkey", "binding"], "metadata": {"version": 1}})
+    assert isinstance(group, GroupFile)
+    assert (group.group, group.task, group.metadata.knowledge) == ("contextual", ("passkey", "binding"), None)
+
+
+GENERATED = """
+task: sums
+custom_dataset: !function mvquant.evaluation.sources.harness_dataset
+dataset_kwargs:
+  source: gsm8k
+output_type: generate_until
+doc_to_text: "{{prompt}}"
+doc_to_target: "{{answer}}"
+generation_kwargs: {max_gen_toks: 8, until: ["\\n"]}
+filter_list:
+  - name: number
+    filter:
+      - function: custom
+        filter_fn: !function mvquant.evaluation.parsers.number_filter
+      - function: take_first
+metric_list: [{metric: exact_match}]
+metadata: {version: 1, chance: 0.0, knowledge: contextual, answer_by: generation}
+"""
+
+
+def test_sources_and_parsers_are_named_as_the_harness_needs_them(tmp_path):
+    file = read(tmp_path, GENERATED)
+    assert file.dataset_kwargs.source == "gsm8k"
+    assert file.parser is number
+    assert read(tmp_path, task_yaml("passkey")).parser(" 18 ") == "18"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        pytest.param("number_filter", "guess_filter", "filter_fn must be one of .*number_filter, .*not", id="parser"),
+        pytest.param(
+            "!function mvquant.evaluation.parsers", "mvquant.evaluation.parsers", "filter_fn must be", id="untagged"
+        ),
+        pytest.param("sources.harness_dataset", "sources.other", "need custom_dataset", id="custom-dataset"),
+        pytest.param(
+            "  source: gsm8k", "  data_files: {test: x.jsonl}", "data_files need dataset_path", id="data-files"
+        ),
+        pytest.param("  source: gsm8k", "  {source: gsm8k, file: x}", "exactly one of", id="two-places"),
+        pytest.param("- function: take_first", "- {function: take_first, filter_fn: x}", "goes with", id="filter"),
+    ],
+)
+def test_data_and_parsers_that_do_not_fit_are_refused(tmp_path, old, new, message):
+    assert old in GENERATED
+    with pytest.raises(ConfigError, match=message):
+        read(tmp_path, GENERATED.replace(old, new))
+
+
+def test_a_task_file_imports_and_runs_nothing(tmp_path):
+    with pytest.raises(ConfigError, match=r"!function antigravity\.fly"):
+        read(tmp_path, GENERATED.replace("mvquant.evaluation.parsers.number_filter", "antigravity.fly"))
+    assert "antigravity" not in sys.modules
 
 
 def test_all_mistakes_are_reported_at_once(tmp_path):

@@ -2,11 +2,14 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mvquant.errors import ConfigError, EvaluationError, UnknownNameError
-from mvquant.evaluation.tasks import Item, hash_items, load_tasks
+from mvquant.evaluation.task_file import CUSTOM_DATASET, read_task_file
+from mvquant.evaluation.tasks import HarnessTask, Item, harness_tasks, hash_items, load_tasks
 from tests.evaluation.examples import task_yaml, write_task
 
+EVAL = Path(__file__).parents[2] / "eval"
 QUESTION = {"id": "q-0", "prompt": "Where is Tom?", "answer": "attic"}
 
 
@@ -114,7 +117,80 @@ def test_a_folder_without_tasks(tmp_path):
         load_tasks(tmp_path)
 
 
-def test_shipped_tasks_load():
-    tasks = load_tasks(Path(__file__).parents[2] / "eval")
+def write_group(folder, name, members, **metadata):
+    content = {"group": name, "task": members, "metadata": {"version": 1, **metadata}}
+    (folder / "tasks" / f"{name}.yaml").write_text(yaml.safe_dump(content))
+
+
+def test_groups_of_groups_and_of_the_harnesss_own_tasks(folder):
+    write_group(folder, "contextual", ["places"])
+    write_group(folder, "both", ["contextual", "cities"])
+    write_group(folder, "theirs", ["gsm8k", "niah_single_1"], knowledge="contextual", chance=0.1)
+    assert [task.name for task in load_tasks(folder, ["contextual"])] == ["places"]
+    assert [task.name for task in load_tasks(folder, ["both"])] == ["places", "cities"]
+    assert load_tasks(folder, ["theirs"]) == []
+    theirs = [HarnessTask("gsm8k", "contextual", 0.1), HarnessTask("niah_single_1", "contextual", 0.1)]
+    assert harness_tasks(folder, ["both", "theirs"]) == theirs
+    assert harness_tasks(folder, ["niah_single_1", "places"]) == theirs[1:]
+    assert harness_tasks(folder, ["both"]) == harness_tasks(folder, ["all"]) == []
+    with pytest.raises(UnknownNameError, match="did you mean 'gsm8k'"):
+        load_tasks(folder, ["gsm9k"])
+
+
+def test_a_group_must_say_what_tasks_of_the_harness_are(folder):
+    write_group(folder, "theirs", ["gsm8k"])
+    with pytest.raises(ConfigError, match=r"group theirs:\n.*gsm8k is no task here"):
+        load_tasks(folder)
+
+
+def test_a_group_cannot_contain_itself(folder):
+    write_group(folder, "first", ["second"])
+    write_group(folder, "second", ["first"])
+    with pytest.raises(ConfigError, match=r"it contains itself \(first > second > first\)"):
+        load_tasks(folder, ["first"])
+
+
+def test_errors_of_a_source_name_the_task(folder, tmp_path):
+    content = task_yaml("sums") | {"custom_dataset": "x", "dataset_kwargs": {"source": "gsm8k"}}
+    del content["dataset_path"]
+    text = yaml.safe_dump(content).replace("custom_dataset: x", f"custom_dataset: {CUSTOM_DATASET}")
+    (folder / "tasks" / "sums.yaml").write_text(text)
+    with pytest.raises(EvaluationError, match=r"task sums: gsm8k: no data in .*: none of .*gsm8k\.test\.jsonl"):
+        load_tasks(folder, ["sums"], tmp_path)
+
+
+OWN = [
+    "cities",
+    "sports",
+    "art",
+    "technology",
+    "celebrity",
+    "binding",
+    "knowledge_conflict",
+    "knowledge_conflict_memory",
+]
+
+
+def test_shipped_tasks_that_need_no_download_load():
+    tasks = load_tasks(EVAL, [*OWN, "reference_contextual", "reference_parametric"])
     assert {task.knowledge for task in tasks} == {"contextual", "parametric"}
-    assert all(len(task.items) >= 512 for task in tasks)
+    assert all(len(task.items) >= (1000 if task.name in OWN else 512) for task in tasks)
+
+
+def test_public_data_that_is_not_shipped_loads(shared_data):
+    tasks = load_tasks(EVAL, ["gsm8k_chat", "aqua_rat_generative"], shared_data / "eval")
+    assert {task.name: len(task.items) for task in tasks} == {"gsm8k_chat": 1319, "aqua_rat_generative": 254}
+
+
+def test_shipped_groups_hold_every_task_but_the_conflict_of_memory():
+    members = {name: set(_group(name).task) for name in ("contextual", "parametric")}
+    assert members["parametric"] == {"cities", "sports", "art", "technology", "celebrity"}
+    assert members["contextual"] == {
+        "gsm8k_chat", "aqua_rat_generative", "imdb_balanced", "passkey", "binding", "knowledge_conflict"
+    }  # fmt: skip
+    names = [task.name for task in harness_tasks(EVAL, ["contextual_harness"])]
+    assert {"gsm8k", "niah_single_1"} <= set(names)
+
+
+def _group(name):
+    return read_task_file(EVAL / "tasks" / f"{name}.yaml")

@@ -70,13 +70,18 @@ def test_one_result_shows_every_task_with_its_interval():
     text = shown([BASE])
     assert "passkey" in text
     assert "95.0 [92.4, 96.7]" in text
-    assert "baseline" in text
 
 
 def test_two_results_show_the_drop_of_every_task():
     text = shown([BASE, result("w3a16", 0.75, 0.9)])
     (row,) = [line.split() for line in text.splitlines() if line.startswith("passkey")]
     assert row == ["passkey", "400", "0.0", "95.0", "75.0", "[70.5,", "79.0]", "20.0", "[16.0,", "23.8]"]
+
+
+def test_a_single_result_has_no_columns_for_losses():
+    header = shown([BASE]).splitlines()[0]
+    assert "reading" in header
+    assert "lost" not in header
 
 
 def test_the_baseline_can_be_any_result():

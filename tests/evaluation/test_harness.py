@@ -1,0 +1,147 @@
+"""Tasks of lm-evaluation-harness by name: its samples become our rows."""
+
+import sys
+
+import pytest
+import torch
+import yaml
+
+from mvquant.errors import EvaluationError, UsageError
+from mvquant.evaluation import evaluate, load_tasks
+from mvquant.evaluation.harness import require_harness, run_in_harness, task_result
+from mvquant.evaluation.tasks import HarnessTask
+from tests.evaluation.examples import task_yaml, tiny_tokenizer, write_task
+from tests.tiny_models import tiny_model
+
+TASK = HarnessTask("gsm8k", "contextual", 0.0)
+HASHES = {"doc_hash": "d", "prompt_hash": "p", "target_hash": "t"}
+
+
+def generated(number, said, found, *, by="strict", **metrics):
+    """A sample as the evaluator logs it for a generated answer."""
+    scores = metrics or {"exact_match": float(found == "4")}
+    return {
+        **HASHES,
+        "doc_id": number,
+        "target": "4",
+        "arguments": [(f"2+2 ({number})?", {"until": ["\n"]})],
+        "resps": [[said]],
+        "filtered_resps": [found],
+        "filter": by,
+        "metrics": list(scores),
+        **scores,
+    }
+
+
+def chosen(number, scores, target=1):
+    """A sample of a multiple-choice item."""
+    return {
+        **HASHES,
+        "doc_id": number,
+        "target": target,
+        "arguments": {f"gen_args_{i}": {"arg_0": "Q?", "arg_1": f" {word}"} for i, word in enumerate(("no", "yes"))},
+        "resps": [[[score, False]] for score in scores],
+        "filtered_resps": [[score, False] for score in scores],
+        "filter": "none",
+        "metrics": ["acc", "acc_norm"],
+        "acc": float(scores.index(max(scores)) == target),
+        "acc_norm": 0.0,
+    }
+
+
+def test_generated_answers_become_rows():
+    samples = [generated(0, "It is 4.", "4"), generated(1, "5", "5"), generated(0, "It is 4.", "x", by="loose")]
+    found = task_result(TASK, samples, 3.0)
+    assert [(row.id, row.prediction, row.answer, row.correct, row.text) for row in found.rows] == [
+        ("0", "4", "4", True, "It is 4."),
+        ("1", "5", "4", False, None),
+    ]
+    assert (found.n, found.accuracy.value, found.version, found.answer_by) == (2, 0.5, 3, "generation")
+    assert found.prompts == ("2+2 (0)?", "2+2 (1)?")
+
+
+def test_choices_become_rows_with_their_log_likelihoods():
+    found = task_result(HarnessTask("boolq", "parametric", 0.5), [chosen(0, [-2.0, -1.0]), chosen(1, [-0.5, -1.0])], 1)
+    assert [(row.prediction, row.answer, row.correct) for row in found.rows] == [
+        ("yes", "yes", True),
+        ("no", "yes", False),
+    ]
+    assert found.rows[0].log_likelihoods == (-2.0, -1.0)
+    assert (found.corrected.value, found.knowledge, found.answer_by) == (0.0, "parametric", "choice")
+
+
+def test_other_questions_are_other_data():
+    first, second = generated(0, "4", "4"), {**generated(0, "4", "4"), "prompt_hash": "q"}
+    assert task_result(TASK, [first], 1).data_hash != task_result(TASK, [second], 1).data_hash
+
+
+def test_lengths_that_an_item_does_not_have_do_not_count():
+    found = task_result(TASK, [generated(0, "4", "4", **{"4096": -1.0, "8192": 1.0, "16384": -1.0})], 1)
+    assert found.rows[0].correct
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        pytest.param([], "answered no item", id="empty"),
+        pytest.param([chosen(0, [float("nan"), -1.0])], "NaN or infinite", id="nan"),
+        pytest.param([generated(0, "4", "4", bleu=37.5)], "right or wrong", id="no-right-or-wrong"),
+        pytest.param([generated(0, "4", "4", f1=(1, 2))], "right or wrong", id="no-number"),
+    ],
+)
+def test_what_cannot_be_scored_is_no_wrong_answer(samples, message):
+    with pytest.raises(EvaluationError, match=f"task gsm8k: .*{message}"):
+        task_result(TASK, samples, 1)
+
+
+def test_without_the_harness_the_way_to_it_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    with pytest.raises(UsageError, match=r"gsm8k: lm-evaluation-harness is needed .*pip install 'mvquant\[eval\]'"):
+        require_harness([TASK])
+
+
+@pytest.fixture
+def tasks(tmp_path):
+    """The same two tasks for both runners."""
+    choices = [
+        {"id": str(i), "prompt": f"Is {'x' * i} so?", "answer": "no", "choices": ["yes", "no", "not at all"]}
+        for i in range(5)
+    ]
+    items = [{"id": str(i), "prompt": f"Say{'!' * i}", "answer": "x"} for i in range(5)]
+    whole = [{"name": "whole", "filter": [{"function": "remove_whitespace"}, {"function": "take_first"}]}]
+    write_task(tmp_path, task_yaml("checks", choice=True, knowledge="parametric", chance=0.3), choices)
+    write_task(tmp_path, task_yaml("free") | {"filter_list": whole}, items)
+    return tmp_path
+
+
+@pytest.mark.backend
+@pytest.mark.filterwarnings("ignore")
+def test_the_harness_gives_the_rows_that_our_runner_gives(tasks):
+    pytest.importorskip("lm_eval")
+    tokenizer = tiny_tokenizer()
+    model = tiny_model("llama", vocab_size=len(tokenizer))
+    ours = evaluate(model, tokenizer, load_tasks(tasks)).tasks
+    for path in (tasks / "tasks").glob("*.yaml"):
+        content = yaml.safe_load(path.read_text())
+        content["dataset_kwargs"]["data_files"]["test"] = str(tasks / content["dataset_kwargs"]["data_files"]["test"])
+        content["dataset_kwargs"]["cache_dir"] = str(tasks / "cache")
+        path.write_text(yaml.safe_dump(content))
+    wanted = [HarnessTask("checks", "parametric", 0.3), HarnessTask("free", "contextual")]
+    options = {"folder": tasks / "tasks", "defaults": False, "batch_size": 4}
+    for theirs in run_in_harness((model, tokenizer), wanted, **options):
+        mine = ours[theirs.task]
+        assert [(row.prediction, row.answer, row.correct) for row in theirs.rows] == [
+            (row.prediction, row.answer, row.correct) for row in mine.rows
+        ]
+        assert (theirs.accuracy, theirs.corrected, theirs.answer_by) == (mine.accuracy, mine.corrected, mine.answer_by)
+    with pytest.raises(EvaluationError, match="no task 'gsm9k'"):
+        run_in_harness((model, tokenizer), [HarnessTask("gsm9k", "contextual")], **options)
+    with pytest.raises(UsageError, match="no engine 'vlm'"):
+        run_in_harness("folder", wanted, engine="vlm", **options)
+    with torch.no_grad():
+        model.lm_head.weight[:] = float("nan")
+    for task in wanted:
+        with pytest.raises(EvaluationError, match=f"task {task.name}: the model's logits are NaN"):
+            run_in_harness((model, tokenizer), [task], **options)
+    (passed_through,) = run_in_harness("any folder", wanted[1:], engine="dummy", **options)
+    assert {row.prediction for row in passed_through.rows} == {"lol"}

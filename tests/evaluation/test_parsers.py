@@ -1,0 +1,170 @@
+import json
+import re
+
+import pytest
+
+from mvquant.evaluation import parsers
+from mvquant.evaluation.parsers import INVALID, PARSERS, key, letter, number, word
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("#### 18", "18"),
+        ("He pays 3 x 6 = $18.\n#### 18", "18"),
+        ("#### 5\n\nNo, wait.\n#### 6", "6"),
+        ("#### 5 (not 6)", "5"),
+        ("#### $1,036.50.", "1036.5"),
+        ("#### -4", "-4"),
+        ("#### \u22124", "-4"),
+        ("#### none of them, of 12", "12"),
+        ("#### nobody knows\nas 12 left", INVALID),
+        (r"So it is \boxed{18}. It was 7 before.", "18"),
+        (r"\boxed{1{,}234\text{ dollars}}", "1234"),
+        (r"\boxed{5} or rather \boxed{\$6}", "6"),
+        (r"\boxed{\frac{3}{4}}", "3/4"),
+        ("The answer is 18. 7 of them left.", "18"),
+        ("The answer is 7 + 11 = 18.", "18"),
+        ("**Answer:** 18 apples", "18"),
+        ("The final answer is **42**.", "42"),
+        ("The answer is unknown, but 42 fits.", "42"),
+        ("First 3, then 12, in the end 18.", "18"),
+        ("18.", "18"),
+        ("It costs $18.00", "18"),
+        ("That is 1,234,567 in all", "1234567"),
+        ("1,234 and 56", "56"),
+        ("They are 3-4 years old", "4"),
+        ("20%", "20"),
+        ("5 dollars, 60 km/h", "60"),
+        (".5", "0.5"),
+        ("0.50", "0.5"),
+        ("6/4", "3/2"),
+        ("6/3", "2"),
+        ("1/0", INVALID),
+        ("1e3", "1000"),
+        ("1e999999999", INVALID),
+        ("10^3", INVALID),
+        ("1,2345", INVALID),
+        ("version 1.2.3", INVALID),
+        ("COVID19 or h2o", INVALID),
+        ("", INVALID),
+        ("no number", INVALID),
+    ],
+)
+def test_number(text, answer):
+    assert number(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "right"), [("#### 180", "18"), ("#### 118", "18"), ("#### 18.5", "18"), ("#### 3/4", "3")]
+)
+def test_a_number_that_contains_the_right_one_is_another(text, right):
+    assert number(text) != right
+
+
+def test_number_reads_every_answer_of_gsm8k_as_the_plain_digits_after_its_mark(shared_data):
+    lines = (shared_data / "eval" / "gsm8k.test.jsonl").read_text(encoding="utf-8").splitlines()
+    answers = [json.loads(line)["answer"] for line in lines]
+    assert len(answers) == 1319
+    assert [number(answer) for answer in answers] == [answer.rsplit("#### ")[-1].replace(",", "") for answer in answers]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("The answer is (B).", "B"),
+        ("The answer is B", "B"),
+        ("The correct answer is option C: 24", "C"),
+        ("Answer: (b)", "B"),
+        ("**Answer:** B", "B"),
+        ("The answer is:\n\n**E**", "E"),
+        ("The answer is (A)? No: the answer is (D).", "D"),
+        (r"\boxed{C}", "C"),
+        (r"\boxed{\text{(C)}}", "C"),
+        ("#### D", "D"),
+        ("A", "A"),
+        ("A)", "A"),
+        ("(A)", "A"),
+        ("A.", "A"),
+        ("A) 24 apples", "A"),
+        ("A: 24", "A"),
+        ("So 24 apples.\nB", "B"),
+        ("A train leaves at 9.", INVALID),
+        ("Absolutely", INVALID),
+        ("The answer is Brown.", INVALID),
+        ("The answer is a car.", INVALID),
+        ("The answer is not A.", INVALID),
+        ("The answer is A or B.", INVALID),
+        ("The answer is (A) or (B).", INVALID),
+        ("A or B", INVALID),
+        ("(C) is wrong.", INVALID),
+        ("(C) or (D).", INVALID),
+        ("The answer is F.", INVALID),
+        ("", INVALID),
+    ],
+)
+def test_letter(text, answer):
+    assert letter(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (" garden.", "garden"),
+        ("Garden", "garden"),
+        ("the garden, I think", "garden"),
+        ('"garden"', "garden"),
+        ("garden\nThe cup is in the attic", "garden"),
+        ("incorrect", "incorrect"),
+        ("not correct", INVALID),
+        ("garden shed", INVALID),
+        ("the", "the"),
+        ("", INVALID),
+        ("...", INVALID),
+    ],
+)
+def test_word(text, answer):
+    assert word(text) == answer
+
+
+def test_incorrect_is_not_correct():
+    assert word("incorrect") != "correct"
+    assert word("Unhappy") != "happy"
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (" 07314.", "07314"),
+        ("is 07314, and 55555", "07314"),
+        ("073145", "073145"),
+        ("07,314", "07314"),
+        ("7314", "7314"),
+        ("0 7 3 1 4", "0"),
+        ("no key", INVALID),
+    ],
+)
+def test_key(text, answer):
+    assert key(text) == answer
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_every_parser_has_a_twin_for_the_harness(name):
+    texts = ["The answer is (B).", "#### 1,000", "07314", "garden", ""]
+    twin = getattr(parsers, f"{name}_filter")
+    assert twin([texts, texts[:1]], [{}, {}]) == [[PARSERS[name](text) for text in texts], [PARSERS[name](texts[0])]]
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_long_nonsense_is_read_in_no_time_worth_noting(name):
+    for text in ("9" * 20000, "(A" * 10000, "\\boxed{" * 3000, "answer is " * 3000, "1," * 10000, "#" * 20000):
+        assert isinstance(PARSERS[name](text), str)
+
+
+@pytest.mark.backend
+def test_number_agrees_with_the_harness_on_plainly_marked_answers(shared_data):
+    extraction = pytest.importorskip("lm_eval.filters.extraction")
+    lines = (shared_data / "eval" / "gsm8k.test.jsonl").read_text(encoding="utf-8").splitlines()
+    answers = [[json.loads(line)["answer"]] for line in lines]
+    theirs = extraction.RegexFilter(regex_pattern=r"#### (\-?[0-9\.\,]+)").apply(answers, [{}] * len(answers))
+    assert [number(answer) for (answer,) in answers] == [re.sub(",", "", found) for (found,) in theirs]
