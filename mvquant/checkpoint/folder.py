@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig
 
+from mvquant.checkpoint.native import QUANT_METHOD
 from mvquant.errors import CheckpointError, UnsupportedModelError
 
 CONFIG = "config.json"
@@ -78,7 +79,9 @@ def open_checkpoint(model: str) -> Checkpoint:
     folder = _find_folder(model)
     config = _read_config(folder)
     files = _find_tensors(folder)
-    return Checkpoint(model, folder, config, files, _main_dtype(files))
+    quantized: dict[str, Any] = getattr(config, "quantization_config", None) or {}
+    packed = quantized.get("quant_method") == QUANT_METHOD
+    return Checkpoint(model, folder, config, files, _main_dtype(files, packed=packed))
 
 
 def _find_folder(model: str) -> Path:
@@ -153,7 +156,8 @@ def _names(file: Path) -> list[str]:
         ) from None
 
 
-def _main_dtype(files: dict[str, Path]) -> Literal["float32", "bfloat16", "float16"]:
+def _main_dtype(files: dict[str, Path], *, packed: bool) -> Literal["float32", "bfloat16", "float16"]:
+    """The dtype of most weights; in a checkpoint of packed integers, of what is not packed."""
     sizes: dict[str, int] = defaultdict(int)
     for file in dict.fromkeys(files.values()):
         with safe_open(file, framework="pt") as handle:
@@ -162,7 +166,8 @@ def _main_dtype(files: dict[str, Path]) -> Literal["float32", "bfloat16", "float
                 count = 1
                 for size in tensor.get_shape():
                     count *= size
-                sizes[tensor.get_dtype()] += count
+                if not packed or tensor.get_dtype() in DTYPES:
+                    sizes[tensor.get_dtype()] += count
     main = max(sizes, key=lambda dtype: sizes[dtype], default="none")
     if main not in DTYPES:
         raise CheckpointError(

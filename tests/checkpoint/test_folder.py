@@ -8,8 +8,8 @@ from mvquant.arch import model_view
 from mvquant.checkpoint.folder import open_checkpoint
 from mvquant.checkpoint.write import write_checkpoint
 from mvquant.errors import CheckpointError, UnsupportedModelError
+from mvquant.named_schemes import recipe_for_scheme
 from mvquant.policies import make_plan
-from mvquant.recipe import recipe_for_scheme
 from tests.tiny_models import tiny_model
 
 
@@ -154,3 +154,14 @@ def test_the_number_of_threads_is_left_as_it_was(folder, tmp_path, broken):
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_our_own_checkpoint_opens_however_much_of_it_is_packed(folder):
+    tensors = load_file(folder / "model.safetensors")
+    words = torch.zeros(1 + sum(tensor.numel() for tensor in tensors.values()), dtype=torch.int32)
+    save_file({**tensors, "model.layers.0.mlp.up_proj.weight_packed": words}, folder / "model.safetensors")
+    refused(folder, "weights are stored as I32")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "mvquant"}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert open_checkpoint(str(folder)).dtype == "float32"
