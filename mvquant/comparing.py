@@ -20,14 +20,13 @@ from mvquant.comparison import (
     run_comparison,
 )
 from mvquant.comparison.fingerprint import folder_hash
-from mvquant.comparison.results import ANALYSIS_FILE, TABLE_FILE
-from mvquant.comparison.store import write_whole
+from mvquant.comparison.results import ANALYSIS_FILE
 from mvquant.errors import CalibrationError
 from mvquant.evaluation.run import Progress
 from mvquant.recipe import Calibration
 from mvquant.reference import reference_texts
-from mvquant.report import comparison_markdown
-from mvquant.stats import CalibrationStats
+from mvquant.report import write_report
+from mvquant.stats import CalibrationStats, save_stats
 
 Note = Callable[[str], None]
 
@@ -79,7 +78,7 @@ def compare_models(
     results = run_comparison(
         recipe, baseline, questions, pipeline.load_model, out, setting=setting, progress=progress, note=note
     )
-    write_whole(out / TABLE_FILE, comparison_markdown(results))
+    write_report(out)
     return results
 
 
@@ -114,6 +113,7 @@ def _measure_once(
             )
             if len(known) == 1:
                 save_analysis(analyze(opened.view, known[calibration], model=model), out / ANALYSIS_FILE)
+                save_stats(known[calibration], out / STATS_FILE)
         return known[calibration]
 
     return measure

@@ -89,7 +89,7 @@ class Training:
         self._body = self.model.model
         if settings.compiled:
             # Every shape is compiled once; beyond this limit torch would go on without compiling.
-            torch._dynamo.config.recompile_limit = SHAPES
+            torch._dynamo.config.recompile_limit = SHAPES  # pyright: ignore[reportPrivateUsage] - no public name
             self._body = torch.compile(self.model.model, dynamic=False)
         self._optimizers = build_optimizers(self.model)
         self._last_reads = last_reads(self.model)

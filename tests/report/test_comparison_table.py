@@ -1,0 +1,122 @@
+import pytest
+
+from mvquant.comparison import ComparisonResults, Contrast, Failure, GroupScore, TaskInfo, TaskScore, VariantResult
+from mvquant.evaluation.bootstrap import Change, drop_difference
+from mvquant.evaluation.compare import TaskDrop
+from mvquant.evaluation.paired_tests import mcnemar_p
+from mvquant.evaluation.statistics import Estimate, accuracy, chance_corrected, paired_drop
+from mvquant.report import comparison_markdown
+from mvquant.report.comparison_table import verdict_lines
+
+TASKS = {"reference_passkey": "contextual", "reference_city_country": "parametric"}
+N = 500
+
+
+def variant(name, lost, role="variant", **fields):
+    """A variant that lost so many of 500 items of each task."""
+    tasks, groups = {}, {}
+    for (task, group), wrong in zip(TASKS.items(), lost, strict=True):
+        drop = paired_drop(wrong, 0, N)
+        p = mcnemar_p(wrong, 0)
+        versus = TaskDrop(
+            n=N, lost=wrong, gained=0, drop=drop, corrected=drop, p=p, p_holm=min(1.0, 2 * p), minimum_detectable=0.024
+        )
+        right = accuracy(N - wrong, N)
+        tasks[task] = TaskScore(
+            n=N,
+            correct=N - wrong,
+            accuracy=right,
+            corrected=chance_corrected(right, 0.0),
+            too_long=0,
+            cut_off=3 if wrong > 200 else 0,
+            mean_tokens=4.0,
+            versus_baseline=None if role == "baseline" else versus,
+        )
+        groups[group] = GroupScore(
+            tasks=(task,), accuracy=right, corrected=right, drop=None if role == "baseline" else drop
+        )
+    gap = drop_difference([Change(lost[0], 0, N, 0.0)], [Change(lost[1], 0, N, 0.0)])
+    return VariantResult(
+        name=name,
+        role=role,
+        summary=name,
+        model_hash="0" * 64,
+        bytes=2_344_960,
+        bits_per_weight=3.29,
+        tasks=tasks,
+        groups=groups,
+        contextual_minus_parametric=None if role == "baseline" else gap,
+        **fields,
+    )
+
+
+def results(*variants, contrasts=(), **settings):
+    info = {
+        name: TaskInfo(knowledge=group, version=1, chance=0.0, answer_by="generation", items=N, data_hash="0" * 64)
+        for name, group in TASKS.items()
+    }
+    recipe = {"model": "reference", "variants": ["w3a16"], **settings}
+    return ComparisonResults.model_validate(
+        {
+            "model": "reference",
+            "family": "llama",
+            "dtype": "bfloat16",
+            "device": "cpu",
+            "command": "mvquant compare",
+            "settings": recipe,
+            "versions": {},
+            "tasks": info,
+            "variants": (variant("full precision", (0, 0), "baseline"), *variants),
+            "contrasts": contrasts,
+        }
+    )
+
+
+def test_the_verdict_says_which_side_lost_more_or_that_nobody_knows():
+    lines = list(verdict_lines(results(variant("a", (100, 5)), variant("b", (5, 100)), variant("c", (5, 5)))))
+    assert lines[0].startswith("a: reading loses 19.0 points more than recall (15.")
+    assert lines[1].startswith("b: recall loses 19.0 points more than reading (15.")
+    assert lines[2].startswith("c: reading and recall lose alike, as far as these items tell (0.0 points, -")
+
+
+def test_it_reads_at_80_columns():
+    contrast = Contrast(
+        variant="mv-protect-w3a16",
+        control="smaller-groups-w3a16",
+        gains={
+            "contextual": Estimate(value=-0.11, low=-0.15, high=-0.101),
+            "parametric": Estimate(value=0, low=0, high=0),
+        },
+        better=1,
+        worse=2,
+        p=1.0,
+        p_holm=1.0,
+        extra_bytes=0,
+    )
+    text = comparison_markdown(results(variant("smaller-groups-w3a16", (100, 80)), contrasts=(contrast,)))
+    assert max(map(len, text.splitlines())) <= 80
+    assert "smaller-groups-w3a16 | -11.0 [-15.0, -10.1] | 0.0 [0.0, 0.0] | 1.000 |" in text
+
+
+def test_a_mark_stands_where_the_difference_is_clear():
+    text = comparison_markdown(results(variant("w3a16", (100, 2))))
+    row = next(line for line in text.splitlines() if line.startswith("| w3a16") and "*" in line)
+    assert row.split() == ["|", "w3a16", "|", "80.0*", "|", "99.6", "|"]
+
+
+def test_what_failed_and_what_never_ended_is_said():
+    failure = Failure(part="reference_passkey", message="task reference_passkey: NaN\nmore")
+    broken = VariantResult(name="w2a16", role="variant", summary="", model_hash="0" * 64, failures=(failure,))
+    text = " ".join(comparison_markdown(results(variant("w3a16", (300, 0)), broken, limit=500)).split())
+    assert "- **w2a16 failed** in reference_passkey: task reference_passkey: NaN - Only" in text
+    assert "- Only the first 500 items of each task were asked." in text
+    assert "- w3a16: 3 of 500 answers to passkey never ended and were cut." in text
+    assert "80 % probability: 2.4 to 2.4 points." in text
+
+
+@pytest.mark.parametrize("word", ["nan", "None"])
+def test_what_is_not_known_is_a_dash(word):
+    broken = VariantResult(name="w2a16", role="variant", summary="", model_hash="0" * 64)
+    text = comparison_markdown(results(broken))
+    assert word not in text
+    assert "| w2a16 " in text

@@ -1,0 +1,46 @@
+import pytest
+from markdown_it import MarkdownIt
+
+from mvquant.errors import UnknownNameError
+from mvquant.report.model_card import model_card_section, plain
+from tests.report.comparisons import HOSTILE, hostile_results, results
+
+
+def texts(markdown, kind="inline"):
+    return [token for token in MarkdownIt("commonmark").enable("table").parse(markdown) if token.type == kind]
+
+
+def test_a_card_says_size_losses_tasks_and_how_to_do_it_again():
+    card = model_card_section(results(), "w3")
+    assert card.startswith("## What quantization cost\n\nw3: summary of w3. 3.125 bits per weight")
+    assert "Reading lost minus recall lost: 11.3 [7.3, 15.3] points, a clear difference." in card
+    assert "| reading |           90.0 |      77.7 | 12.3 [8.3, 16.3] |" in card
+    cells = [token.content for token in texts(card)]
+    row = cells.index("set\\_find")
+    assert cells[row : row + 7] == ["set\\_find", "100", "0.0", "90.0", "62.0\\*", "30 / 2", "<0.001"]
+    assert texts(card, "fence")[0].content == results().command + "\n"
+    assert "a" * 64 in card
+
+
+def test_only_variants_and_controls_have_a_card():
+    assert "random-w3" in model_card_section(results(), "random-w3")
+    with pytest.raises(UnknownNameError, match="did you mean 'w3'"):
+        model_card_section(results(), "w33")
+    with pytest.raises(UnknownNameError):
+        model_card_section(results(), "full precision")
+
+
+def test_hostile_names_stay_text():
+    hostile = hostile_results()
+    card = model_card_section(hostile, f"w3 {HOSTILE}")
+    tokens = MarkdownIt("commonmark").enable("table").parse(card)
+    inline = [child.type for token in tokens for child in token.children or []]
+    assert not {"html_inline", "image", "link_open"} & set(inline)
+    assert not [token for token in tokens if token.type == "html_block"]
+    assert [token.content for token in tokens if token.type == "fence"] == [hostile.command + "\n"]
+
+
+def test_plain_text_reads_back_as_it_was():
+    for text in (HOSTILE, "a_b*c|d", "[x](y)", "#1 <b>"):
+        (token,) = texts(plain(text))
+        assert "".join(child.content for child in token.children) == " ".join(text.split())
