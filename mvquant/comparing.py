@@ -20,7 +20,7 @@ from mvquant.comparison import (
     run_comparison,
 )
 from mvquant.comparison.fingerprint import folder_hash
-from mvquant.comparison.results import ANALYSIS_FILE
+from mvquant.comparison.results import ANALYSIS_FILE, STATS_FILE
 from mvquant.errors import CalibrationError
 from mvquant.evaluation.run import Progress
 from mvquant.recipe import Calibration

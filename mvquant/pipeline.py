@@ -19,6 +19,10 @@ from mvquant.checkpoint.staging import check_writable, staged_folder
 from mvquant.checkpoint.write import DEFAULT_SHARD_BYTES, Progress, write_checkpoint
 from mvquant.errors import CheckpointError, UsageError
 from mvquant.evaluation import EvalResult, Subject, Task, evaluate, load_tasks
+from mvquant.evaluation.chat import as_chat
+from mvquant.evaluation.harness import run_in_harness
+from mvquant.evaluation.tasks import GROUPS, HarnessTask, harness_tasks
+from mvquant.methods import planned_cache
 from mvquant.plan import FLOAT_BITS, Plan
 from mvquant.policies import make_plan, require_rope
 from mvquant.recipe import Calibration, Recipe
@@ -136,29 +140,70 @@ def _watched(batches: Sequence[Tensor], progress: Progress | None) -> Iterator[T
             progress("", done, len(batches))
 
 
-def find_tasks(names: Sequence[str]) -> list[Task]:
-    """Load shipped tasks by name or group."""
-    return load_tasks(resource_folder("eval"), names)
+def default_tasks(model: str) -> list[str]:
+    """The groups that a model is asked if nobody says which: its own ones for the reference model, quantized or not.
+
+    The reference model has 512 positions and reads no language but that of its own tasks.
+    """
+    name, folder = model, Path(model) / "config.json"
+    if folder.is_file():
+        quantized = open_checkpoint(model).raw_config.get("quantization_config", {})
+        if quantized.get("quant_method") == QUANT_METHOD:
+            name = read_quantization_config(quantized).model
+    own = model_location(name) == model_location(REFERENCE)
+    return [f"reference_{group}" if own else group for group in GROUPS]
+
+
+def find_tasks(names: Sequence[str], data_dir: Path | None = None) -> list[Task]:
+    """Load shipped tasks by name or group; public data sets from `data_dir`, the folder in MVQUANT_DATA, or the Hub."""
+    return load_tasks(resource_folder("eval"), names, data_dir)
+
+
+def find_harness_tasks(names: Sequence[str]) -> list[HarnessTask]:
+    """Those of the tasks that lm-evaluation-harness has and mvquant has not."""
+    return harness_tasks(resource_folder("eval"), names)
 
 
 def evaluate_model(
     model: str,
     tasks: Sequence[Task],
     *,
+    harness: Sequence[HarnessTask] = (),
+    chat_template: bool = False,
     limit: int | None = None,
     batch_size: int = 64,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> EvalResult:
-    """Load a model, quantized by mvquant or not at all, and have it answer the tasks."""
+    """Load a model, quantized by mvquant or not at all, and have it answer the tasks, with the cache of its plan.
+
+    Tasks of the harness are asked as they are there; the chat template is for our own.
+    """
     checkpoint = open_checkpoint(model_location(model))
     loaded, tokenizer = load_model(checkpoint.folder, device)
     subject = Subject(model=model, bits_per_weight=FLOAT_BITS[checkpoint.dtype])
     quantized = checkpoint.raw_config.get("quantization_config", {})
     if quantized.get("quant_method") == QUANT_METHOD:
         plan = read_quantization_config(quantized)
-        subject = Subject(model=model, plan_hash=plan.hash, bits_per_weight=plan.bits_per_weight)
-    return evaluate(loaded, tokenizer, tasks, subject=subject, limit=limit, batch_size=batch_size, progress=progress)
+        subject = planned_subject(model, plan)
+    asked = as_chat(tasks, tokenizer) if chat_template else tasks
+    with planned_cache(loaded):
+        also = run_in_harness((loaded, tokenizer), harness, limit=limit, batch_size=batch_size) if harness else ()
+        return evaluate(
+            loaded, tokenizer, asked, also=also, subject=subject, limit=limit, batch_size=batch_size, progress=progress
+        )
+
+
+def planned_subject(model: str, plan: Plan) -> Subject:
+    """Say of a quantized model what it takes: bits per weight, and apart from them bits per cached value."""
+    cached = plan.cached_bits
+    return Subject(
+        model=model,
+        plan_hash=plan.hash,
+        bits_per_weight=plan.bits_per_weight,
+        bits_per_cached_key=None if cached is None else cached.keys,
+        bits_per_cached_value=None if cached is None else cached.values,
+    )
 
 
 def load_model(folder: Path, device: str = "cpu") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -173,14 +218,23 @@ def load_model(folder: Path, device: str = "cpu") -> tuple[PreTrainedModel, PreT
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **LOADING)
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{folder}: its tokenizer cannot be loaded ({str(error).splitlines()[0]})") from None
+    tokenizer = load_tokenizer(folder)
     with _no_foreign_bars():
         model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **LOADING)
     nn.Module.to(model, place)
     return model.eval(), tokenizer
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load a tokenizer.
+
+    Raises:
+        CheckpointError: it is missing.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(folder, **LOADING)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder}: its tokenizer cannot be loaded ({str(error).splitlines()[0]})") from None
 
 
 @contextmanager

@@ -10,10 +10,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError, model_validator
 
+from mvquant.cache_plan import CachePlan
+from mvquant.cache_recipe import Prefill
 from mvquant.errors import ConfigError, PlanError
 from mvquant.heads import HeadRows
+from mvquant.readable_json import numbers_in_a_row
 from mvquant.recipe import Recipe
 from mvquant.scheme import WeightScheme
 
@@ -141,11 +144,25 @@ class CalibrationRecord(_Data):
     hash: str
 
 
+class CachedBits(_Data):
+    """Bits of a cached value with everything counted: integers, scales, tables, and tokens that stay as they come."""
+
+    keys: float
+    values: float
+
+    @property
+    def average(self) -> float:
+        """Of a value of K or V."""
+        return (self.keys + self.values) / 2
+
+
 class Plan(_Data):
     """The decision for a whole model.
 
     `kept_parameters` counts what stays in the model's dtype (embeddings, norms, biases, ignored
-    modules); `dtype` is the model's, in which scales are stored too.
+    modules); `dtype` is the model's, in which scales are stored too. `prefill` and `round_queries` say how the
+    cache is used, see `mvquant.kvcache.quantized_cache`. `fold` holds by layer, KV head and RoPE pair what K is
+    divided and Q multiplied by, in the weights, before anything is rounded; it is empty where nothing is folded.
     """
 
     version: Literal[1] = PLAN_VERSION
@@ -155,9 +172,21 @@ class Plan(_Data):
     recipe: Recipe
     modules: tuple[ModulePlan, ...]
     kept_parameters: int
+    fold: tuple[tuple[tuple[FiniteFloat, ...], ...], ...] = ()
+    cache: CachePlan | None = None
+    prefill: Prefill = "rounded"
+    round_queries: bool = False
     training_context: int | None = None
     calibration: CalibrationRecord | None = None
     made_with: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _decides(self) -> "Plan":
+        if not self.modules and self.cache is None:
+            raise ValueError("neither `modules` nor `cache`: the plan quantizes nothing")
+        if self.cache is None and (self.prefill, self.round_queries) != ("rounded", False):
+            raise ValueError("prefill and round_queries say how a cache is used, and the plan has no `cache`")
+        return self
 
     @property
     def float_bits(self) -> int:
@@ -183,19 +212,37 @@ class Plan(_Data):
     @property
     def bits_per_weight(self) -> float:
         """Average bits of a weight in the planned modules; scales, zero points and indices included."""
+        if not self.modules:
+            return float(self.float_bits)
         return sum(module.bytes_after(self.float_bits) for module in self.modules) * 8 / self.weights
 
     @property
     def hash(self) -> str:
-        """SHA-256 of what was decided, whoever decided it: modules, schemes, rows and dtype."""
+        """SHA-256 of what was decided, whoever decided it: modules, schemes, rows, dtype, fold and cache."""
         decision = self.model_dump(mode="json", include={"version", "dtype", "modules"})
         for module in decision["modules"]:
             del module["reason"]
+        if self.fold:
+            decision["fold"] = self.fold
+        if self.cache is not None:
+            decision["cache"] = [self.cache.hash, self.prefill, self.round_queries]
         return hashlib.sha256(json.dumps(decision, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def cached_bits(self) -> CachedBits | None:
+        """Bits of cached values over the training context; None without a plan for the cache."""
+        if self.cache is None:
+            return None
+        context = self.training_context
+        return CachedBits(keys=self.cache.key_bits_per_value(context), values=self.cache.value_bits_per_value(context))
+
+    def to_json(self) -> str:
+        """The plan as JSON to be read and edited: one line per entry, numbers in a row together."""
+        return numbers_in_a_row(self.model_dump_json(indent=1, exclude_defaults=True)) + "\n"
 
     def save(self, path: Path) -> None:
         """Write the plan as JSON."""
-        path.write_text(self.model_dump_json(indent=1, exclude_defaults=True) + "\n", encoding="utf-8")
+        path.write_text(self.to_json(), encoding="utf-8")
 
 
 def load_plan(path: Path) -> Plan:
@@ -225,6 +272,8 @@ def check_plan_fits(plan: Plan, shapes: dict[str, tuple[int, ...]]) -> None:
     Raises:
         PlanError: no module matches, a module is unknown, repeated, or has another shape.
     """
+    if not plan.modules:
+        return
     names = [module.name for module in plan.modules]
     if not set(names) & set(shapes):
         raise PlanError(

@@ -3,29 +3,33 @@
 summary: 4-bit weights, the massive slow Q/K rows at 8 bits
 weights: {scheme: w4a16}
 protect: {policy: massive, pairs: 0.125, scheme: w8a16}
+
+or, of the cache of keys and values only:
+
+summary: K cached at 2 bits on average, more for the RoPE pairs that count
+kv_cache: {keys: {bits: 2}}
 """
 
 from collections.abc import Iterable
 from pathlib import Path
+from types import UnionType
 from typing import Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
+from mvquant.cache_recipe import Fold, KeyPolicy, KvCache
 from mvquant.errors import ConfigError, UnknownNameError, nearest_name
 from mvquant.heads import Role
 from mvquant.resources import resource_folder
-from mvquant.scheme import SCHEME_NAMES, WeightScheme
+from mvquant.scheme import WeightScheme
 
 PolicyName = Literal["massive", "sensitivity", "slow-pairs", "random", "fast-pairs", "top-norm", "whole-module", "none"]
 MethodName = Literal["rtn"]
 
 MEASURED_POLICIES = frozenset({"massive", "sensitivity", "top-norm"})
 """Policies that need calibration statistics; the others are data-free."""
-
-MV_PROTECT = "mv-protect"
-"""Name of our own scheme, alone (on `w4a16`) or before a weight scheme: `mv-protect-w3a16-g64`."""
 
 
 class _Data(BaseModel):
@@ -79,22 +83,46 @@ class Calibration(_Data):
 
 
 class Recipe(_Data):
-    """One way to quantize a model."""
+    """One way to quantize a model: its weights, the cache of its keys and values, or both."""
 
     summary: str
-    weights: Weights
+    weights: Weights | None = None
     protect: Protect = Protect(policy="none")
+    fold: Fold | None = None
+    kv_cache: KvCache | None = None
     calibration: Calibration = Calibration()
+
+    @model_validator(mode="after")
+    def _quantizes(self) -> "Recipe":
+        if self.weights is None and self.kv_cache is None:
+            raise ValueError("quantizes nothing: give `weights`, `kv_cache` or both")
+        if self.weights is None and self.protect.policy != "none":
+            raise ValueError(
+                "`protect` is of weights: give `weights` too, or leave it out; `kv_cache` has its own policy"
+            )
+        return self
 
     @property
     def protected_scheme(self) -> WeightScheme:
-        """Scheme of the protected rows."""
+        """Scheme of the protected rows; that of all rows where no weight is quantized."""
+        if self.weights is None:
+            return WeightScheme(bits=16)
         return self.protect.scheme or self.weights.scheme.model_copy(update={"bits": 8})
 
     @property
+    def method(self) -> MethodName:
+        """How values of quantized weights are chosen."""
+        return "rtn" if self.weights is None else self.weights.method
+
+    @property
     def needs_calibration(self) -> bool:
-        """Whether the policy measures the model on text."""
-        return self.protect.policy in MEASURED_POLICIES
+        """Whether the model has to be measured on text."""
+        return self.protect.policy in MEASURED_POLICIES or self.kv_cache is not None or self.fold is not None
+
+    @property
+    def needs_rope(self) -> bool:
+        """Whether it asks for something that only models with RoPE have."""
+        return self.protect.policy != "none" or self.kv_cache is not None or self.fold is not None
 
 
 def parse_recipe(text: str, where: str) -> Recipe:
@@ -112,7 +140,7 @@ def parse_recipe(text: str, where: str) -> Recipe:
     except yaml.YAMLError as error:
         raise ConfigError(where, [f"is not YAML: {error}"]) from None
     if not isinstance(document, dict):
-        raise ConfigError(where, ["is not a mapping; a recipe starts with `summary:` and `weights:`"])
+        raise ConfigError(where, ["is not a mapping; a recipe starts with `summary:`, then `weights:` or `kv_cache:`"])
     try:
         return Recipe.model_validate(document)
     except ValidationError as error:
@@ -134,52 +162,6 @@ def load_recipe(name_or_path: str) -> Recipe:
     return parse_recipe(path.read_text(encoding="utf-8"), where=str(path))
 
 
-def recipe_for_scheme(name: str) -> Recipe:
-    """Make the recipe that a scheme's name stands for.
-
-    Raises:
-        UnknownNameError: not a scheme.
-
-    >>> recipe_for_scheme("mv-protect-w2a16").protect.pairs
-    0.125
-    """
-    if name not in scheme_summaries():
-        raise UnknownNameError("scheme", name, COMMON_SCHEMES)
-    scheme = WeightScheme.model_validate(name.removeprefix(MV_PROTECT).removeprefix("-") or "w4a16")
-    if not name.startswith(MV_PROTECT):
-        return Recipe(summary=scheme_summaries()[name], weights=Weights(scheme=scheme))
-    protect = Protect(policy="massive", pairs=0.125, scheme=WeightScheme(bits=16) if scheme.bits == 8 else None)
-    return Recipe(summary=scheme_summaries()[name], weights=Weights(scheme=scheme), protect=protect)
-
-
-COMMON_SCHEMES = (
-    MV_PROTECT,
-    *(f"{prefix}w{bits}a16" for prefix in ("", f"{MV_PROTECT}-") for bits in (8, 4, 3, 2)),
-)
-"""Scheme names shown in errors; each weight scheme of `mvquant.scheme` works too."""
-
-
-def scheme_summaries() -> dict[str, str]:
-    """What can be asked for with `--scheme`: name and one line about it."""
-    plain = [WeightScheme.model_validate(name) for name in SCHEME_NAMES if name != "bf16"]
-    protected = {f"{MV_PROTECT}-{scheme.name}": _protected_summary(scheme) for scheme in plain}
-    return {
-        MV_PROTECT: f"the default: {MV_PROTECT}-w4a16",
-        **protected,
-        **{scheme.name: f"{_grid_summary(scheme)}; nothing is protected" for scheme in plain},
-    }
-
-
-def _protected_summary(scheme: WeightScheme) -> str:
-    kept = "in the model's dtype" if scheme.bits == 8 else "at 8 bits"
-    return f"{_grid_summary(scheme)}; an eighth of the RoPE pairs of Q and K, massive slow ones first, {kept}"
-
-
-def _grid_summary(scheme: WeightScheme) -> str:
-    groups = "one group a row" if scheme.group_size == -1 else f"groups of {scheme.group_size}"
-    return f"{scheme.bits}-bit weights, {groups}, {'' if scheme.symmetric else 'a'}symmetric"
-
-
 def recipe_paths() -> dict[str, Path]:
     """Shipped recipes by name, in alphabetical order."""
     return {path.stem: path for path in sorted(resource_folder("recipes").glob("*.yaml"))}
@@ -192,18 +174,19 @@ def _explain(detail: ErrorDetails) -> str:
         return f"{place}: unknown key, {nearest_name(str(detail['loc'][-1]), known)}known: {', '.join(known)}"
     if detail["type"] == "literal_error":
         return f"{place}: {_nearest_value(detail)}{detail['msg']}, not {detail['input']!r}"
-    return f"{place}: {detail['msg'].removeprefix('Value error, ')}"
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
 
 
 def _nearest_value(detail: ErrorDetails) -> str:
-    return nearest_name(str(detail["input"]), get_args(PolicyName) if detail["loc"][-1] == "policy" else ())
+    names = get_args(KeyPolicy if "kv_cache" in detail["loc"] else PolicyName)
+    return nearest_name(str(detail["input"]), names if detail["loc"][-1] == "policy" else ())
 
 
 def _keys_at(loc: Iterable[int | str]) -> list[str]:
     model: type[BaseModel] = Recipe
     for part in loc:
         annotation = model.model_fields[str(part)].annotation
-        assert isinstance(annotation, type)
-        assert issubclass(annotation, BaseModel)
-        model = annotation
+        choices = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+        model = next(each for each in choices if isinstance(each, type) and issubclass(each, BaseModel))
     return list(model.model_fields)

@@ -8,8 +8,9 @@ from mvquant.checkpoint.folder import open_checkpoint
 from mvquant.errors import CheckpointError, UsageError
 from mvquant.evaluation import compare
 from mvquant.methods import apply_plan
+from mvquant.named_schemes import recipe_for_scheme
 from mvquant.policies import make_plan
-from mvquant.recipe import Calibration, Protect, Recipe, Weights, recipe_for_scheme
+from mvquant.recipe import Calibration, Protect, Recipe, Weights
 from mvquant.rope import slow_pairs
 from mvquant.scheme import WeightScheme
 

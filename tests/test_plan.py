@@ -3,10 +3,12 @@ import json
 import pytest
 from pydantic import ValidationError
 
+from mvquant.cache_formats import KeyFormat
+from mvquant.cache_plan import CachePlan, HeadKeys, LayerKeys
 from mvquant.errors import ConfigError, PlanError
 from mvquant.heads import HeadRows
+from mvquant.named_schemes import recipe_for_scheme
 from mvquant.plan import ModulePlan, Plan, Protection, check_plan_fits, load_plan
-from mvquant.recipe import recipe_for_scheme
 from mvquant.scheme import WeightScheme
 
 W4 = WeightScheme(bits=4, group_size=32)
@@ -104,6 +106,84 @@ def test_a_plan_edited_by_hand_is_checked(tmp_path):
     assert "bits" in str(error.value)
     with pytest.raises(PlanError, match="make one with `mvquant plan`"):
         load_plan(tmp_path / "none.json")
+
+
+CACHE = CachePlan(
+    head_dim=8,
+    rotary_dim=8,
+    keys=KeyFormat(scales="token"),
+    layers=(LayerKeys(layer=0, heads=(HeadKeys(bits=(2, 2, 4, 1)), HeadKeys(bits=(1, 1, 2, 2)))),),
+)
+
+
+def cached(**changes):
+    return plan(**{"cache": CACHE, "fold": (((0.5, 2.0, 1.0, 1.0), (1.0, 1.0, 1.0, 1.0)),), **changes})
+
+
+def test_the_hash_covers_the_cache_how_it_is_used_and_what_is_folded():
+    other = CACHE.model_copy(update={"sinks": 1})
+    plans = [
+        plan(),
+        cached(),
+        cached(cache=other),
+        cached(fold=()),
+        cached(prefill="exact"),
+        cached(round_queries=True),
+    ]
+    assert len({each.hash for each in plans}) == len(plans)
+    assert cached(cache=CACHE.model_copy(update={"policy": "by hand"})).hash == cached().hash
+
+
+def test_bits_of_cached_values_are_those_of_the_cache_over_the_training_context():
+    bits = cached(training_context=64).cached_bits
+    assert bits.keys == CACHE.key_bits_per_value(64)
+    assert bits.values == 16
+    assert bits.average == (bits.keys + 16) / 2
+    assert plan().cached_bits is None
+
+
+def test_a_plan_of_the_cache_alone_leaves_the_weights_at_their_dtype():
+    alone = cached().model_copy(update={"modules": ()})
+    assert alone.bits_per_weight == 16
+    assert alone.bytes_after == alone.bytes_before == 200
+    check_plan_fits(alone, {"anything": (16, 64)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "mistake"),
+    [
+        ({"modules": ()}, "the plan quantizes nothing"),
+        ({"prefill": "exact"}, "the plan has no `cache`"),
+        ({"round_queries": True}, "the plan has no `cache`"),
+        ({"fold": (((float("nan"),),),)}, "finite"),
+    ],
+)
+def test_a_plan_that_contradicts_itself_is_refused(changes, mistake):
+    fields = plan().model_dump() | changes
+    with pytest.raises(ValidationError, match=mistake):
+        Plan.model_validate(fields)
+
+
+def test_a_saved_plan_keeps_numbers_in_a_row_and_reads_back_equal(tmp_path):
+    path = tmp_path / "plan.json"
+    made = cached(model="two\nlines [\n1\n]")
+    made.save(path)
+    lines = path.read_text().splitlines()
+    assert any(line.strip() == '"bits": [2, 2, 4, 1]' for line in lines)
+    assert any(line.strip() == "[0.5, 2.0, 1.0, 1.0]," for line in lines)
+    assert load_plan(path) == made
+
+
+def test_a_cache_edited_by_hand_is_checked(tmp_path):
+    path = tmp_path / "plan.json"
+    cached().save(path)
+    edited = json.loads(path.read_text())
+    edited["cache"]["layers"][0]["heads"][1]["bits"] = [1, 9, 2]
+    path.write_text(json.dumps(edited))
+    with pytest.raises(ConfigError) as error:
+        load_plan(path)
+    assert "layer 0, head 1: bits for 3 pairs, a head of 8 dims has 4" in str(error.value)
+    assert "[9] bits are out of range" in str(error.value)
 
 
 def test_a_plan_for_another_model_is_refused():

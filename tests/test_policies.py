@@ -4,8 +4,9 @@ import torch
 from mvquant.arch import model_view
 from mvquant.errors import CalibrationError, PlanError, UnsupportedModelError
 from mvquant.massive import HeadMoments
+from mvquant.named_schemes import recipe_for_scheme
 from mvquant.policies import POLICIES, make_plan
-from mvquant.recipe import MEASURED_POLICIES, Protect, Recipe, Weights, recipe_for_scheme
+from mvquant.recipe import MEASURED_POLICIES, Protect, Recipe, Weights
 from mvquant.rope import slow_pairs
 from mvquant.scheme import WeightScheme
 from mvquant.stats import CalibrationStats, LayerStats

@@ -1,48 +1,23 @@
 import pytest
 
 from mvquant.errors import ConfigError, UnknownNameError
-from mvquant.recipe import (
-    COMMON_SCHEMES,
-    load_recipe,
-    parse_recipe,
-    recipe_for_scheme,
-    recipe_paths,
-    scheme_summaries,
-)
+from mvquant.named_schemes import recipe_for_scheme
+from mvquant.recipe import load_recipe, parse_recipe, recipe_paths
 from mvquant.scheme import SCHEME_NAMES, WeightScheme
 
-SHIPPED = [f"{prefix}w{bits}a16" for prefix in ("", "mv-protect-") for bits in (8, 4, 3, 2)]
+SHIPPED = [
+    *(f"{prefix}w{bits}a16" for prefix in ("", "mv-protect-") for bits in (8, 4, 3, 2)),
+    *("k2", "mv-protect-k2", "mv-protect-w4a16-k2"),
+]
 
 
 def test_every_promised_recipe_is_shipped():
     assert sorted(recipe_paths()) == sorted(SHIPPED)
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-def test_a_shipped_recipe_is_what_the_scheme_of_its_name_stands_for(name):
-    shipped, made = load_recipe(name), recipe_for_scheme(name)
-    assert shipped.weights == made.weights
-    assert shipped.protect.policy == made.protect.policy
-    assert shipped.protect.pairs == made.protect.pairs
-    assert shipped.protected_scheme == made.protected_scheme
-    assert shipped.summary == made.summary
-
-
 @pytest.mark.parametrize("name", SCHEME_NAMES)
 def test_scheme_names_read_back(name):
     assert WeightScheme.model_validate(name).name == name
-
-
-def test_every_weight_scheme_can_be_asked_for_alone_and_protected():
-    for name in SCHEME_NAMES:
-        if name != "bf16":
-            assert recipe_for_scheme(name).weights.scheme.name == name
-            assert recipe_for_scheme(f"mv-protect-{name}").protect.policy == "massive"
-    assert set(COMMON_SCHEMES) < set(scheme_summaries())
-
-
-def test_protected_rows_get_eight_bits_in_groups_like_the_others():
-    assert recipe_for_scheme("mv-protect-w3a16-g32-asym").protected_scheme.name == "w8a16-g32-asym"
 
 
 def test_all_mistakes_are_reported_at_once():
@@ -73,6 +48,14 @@ def test_all_mistakes_are_reported_at_once():
         ("summary: x\nweights: {scheme: w4a15}", "unknown weight scheme 'w4a15': did you mean 'w4a16'?"),
         ("summary: x\nweights: {scheme: bf16}", "bf16 quantizes nothing"),
         ("summary: x\nweights: {scheme: w4a16}\nprotect: {policy: random}", "give one budget"),
+        ("summary: x", "mine.yaml:\n  - quantizes nothing: give `weights`, `kv_cache` or both"),
+        ("summary: x\nfold: {strength: 0.5}", "quantizes nothing"),
+        ("summary: x\nkv_cache: {keys: {bits: 2}}\nprotect: {pairs: 0.1}", "`protect` is of weights"),
+        ("summary: x\nkv_cache: {keys: {bits: 0.5}}", "kv_cache.keys: bits: 0.5 is below what one bit per pair needs"),
+        ("summary: x\nkv_cache: {keys: {bits: 2, policy: sensitivty}}", "did you mean 'sensitivity'?"),
+        ("summary: x\nkv_cache: {keys: {bit: 2}}", "kv_cache.keys.bit: unknown key, did you mean 'bits'?"),
+        ("summary: x\nkv_cache: {values: {bits: 5}}", "kv_cache.values.bits: Input should be 2, 3, 4, 8 or 16, not 5"),
+        ("summary: x\nkv_cache: {keys: {bits: 2}}\nfold: {}", "fold.strength: Field required"),
         ("summary: x\nweights: {scheme: w4a16}\nprotect: {pairs: 0.1, bytes: 3}", "give one budget"),
         ("weights: {scheme: w4a16}", "summary: Field required"),
     ],
@@ -96,3 +79,12 @@ def test_a_recipe_file_is_read(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("summary: mine\nweights: {scheme: {bits: 2, group_size: -1, symmetric: false}}\n")
     assert load_recipe(str(path)).weights.scheme.name == "w2a16-row-asym"
+
+
+def test_a_recipe_of_the_cache_needs_neither_weights_nor_a_policy_for_them():
+    recipe = parse_recipe("summary: x\nkv_cache: {keys: {bits: 2.25}, values: {bits: 4}, sinks: 4}", "mine.yaml")
+    assert recipe.weights is None
+    assert recipe.kv_cache.keys.bits == 2.25
+    assert recipe.kv_cache.values.bits == 4
+    assert recipe.needs_calibration
+    assert recipe.needs_rope

@@ -21,8 +21,9 @@ from mvquant.plan import Plan
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from mvquant import methods, quant
+    from mvquant import arch, methods, quant
 else:
+    arch = LazyModule("mvquant.arch")
     methods = LazyModule("mvquant.methods")
     quant = LazyModule("mvquant.quant")
 
@@ -62,12 +63,16 @@ class MvquantQuantizer(HfQuantizer):
                 quant.replace_weight(model, module.name, methods.empty_module(module, model))
                 # else GPT-2's attention would look for the weight, to initialize it
                 vars(model.get_submodule(module.name.rpartition(".")[0]))["_is_hf_initialized"] = True
-        ignored: set[str] = set(getattr(model, _IGNORED) or ())
-        setattr(model, _IGNORED, ignored | {re.escape(guard_name(plan)) + "$"})
+        if (guard := guard_name(plan)) is not None:
+            ignored: set[str] = set(getattr(model, _IGNORED) or ())
+            setattr(model, _IGNORED, ignored | {re.escape(guard) + "$"})
         return model
 
     def _process_model_after_weight_loading(self, model: "PreTrainedModel", **_: Any) -> "PreTrainedModel":  # noqa: ANN401
-        """Refuse a checkpoint that lacks quantized tensors; transformers only warns, and computes with noise."""
+        """Refuse a checkpoint that lacks quantized tensors; transformers only warns, and computes with noise.
+
+        If the plan speaks of a cache, `generate` uses it from here on.
+        """
         lost = [
             f"{module.name}.{name}"
             for module in self.quantization_config.plan.modules
@@ -77,6 +82,9 @@ class MvquantQuantizer(HfQuantizer):
         ]
         if lost:
             raise CheckpointError(f"the checkpoint lacks {len(lost)} quantized tensors, {lost[0]} first: copy it again")
+        if self.quantization_config.plan.cache is not None:
+            methods.require_plan_fit(self.quantization_config.plan, arch.model_view(model.config))
+            methods.generate_with_planned_cache(model)
         return model
 
     def update_weight_conversions(self, weight_conversions: list[Any]) -> list[Any]:
@@ -88,7 +96,8 @@ class MvquantQuantizer(HfQuantizer):
         self, model: "PreTrainedModel"
     ) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Return all tensors and the guard, for `save_pretrained`."""
-        return {**model.state_dict(), guard_name(self.quantization_config.plan): GUARD}, {}
+        guard = guard_name(self.quantization_config.plan)
+        return {**model.state_dict(), **({} if guard is None else {guard: GUARD})}, {}
 
     def _dequantize(self, model: "PreTrainedModel", dtype: torch.dtype | str | None = None) -> "PreTrainedModel":
         # `save_pretrained` leaves the dtype in the config as a string

@@ -16,8 +16,9 @@ from mvquant.checkpoint.native import GUARD, guard_name, quantization_config
 from mvquant.checkpoint.shards import ShardWriter
 from mvquant.checkpoint.staging import staged_folder
 from mvquant.errors import CheckpointError
-from mvquant.methods import quantize_module
-from mvquant.plan import ModulePlan, Plan, check_plan_fits
+from mvquant.methods import plan_factors, quantize_module, require_plan_fit
+from mvquant.plan import ModulePlan, Plan
+from mvquant.readable_json import numbers_in_a_row
 
 DEFAULT_SHARD_BYTES = 1_000_000_000
 PLAN_FILE = "plan.json"
@@ -37,16 +38,17 @@ def write_checkpoint(
     shard_bytes: int = DEFAULT_SHARD_BYTES,
     progress: Progress | None = None,
 ) -> None:
-    """Quantize `source` as `plan` says and write it to `out`, which appears only when it is complete.
+    """Fold and quantize `source` as `plan` says and write it to `out`, which appears only when it is complete.
 
     At most one weight of the model, and what is made of it, is in memory.
 
     Raises:
         PlanError: the plan is for another model.
+        UnsupportedModelError: the plan speaks of a cache or folds, and the model has no RoPE.
         CheckpointError: a tensor is missing, not finite, or cannot be read; the disk is full.
         UsageError: `out` exists, and `overwrite` was not asked for.
     """
-    check_plan_fits(plan, {weight.name: weight.shape for weight in view.weights})
+    require_plan_fit(plan, view)
     sources = checkpoint_sources(view, source.files)
     _check_ties(source, view)
     with staged_folder(out, overwrite=overwrite) as folder, _one_thread():
@@ -80,12 +82,15 @@ def _write_weights(
 ) -> None:
     weights = {weight.name: weight for weight in view.weights}
     planned = {weights[module.name].parameter: module for module in plan.modules if module.scheme.is_quantized}
+    folded = plan_factors(plan, view)
     for done, (parameter, made_of) in enumerate(sources.items()):
         if progress:
             progress(parameter, done, len(sources))
         tensors = source.read(made_of.tensors)
         tensor = made_of.assemble([tensors[name] for name in made_of.tensors])
         del tensors
+        if parameter in folded:
+            tensor = folded[parameter].folded(tensor)
         module = planned.get(parameter)
         if module is None:
             writer.add(parameter, tensor)
@@ -93,7 +98,8 @@ def _write_weights(
             weight = tensor.T if weights[module.name].transposed else tensor
             for name, part in _quantize(module, weight, plan).items():
                 writer.add(f"{module.name}.{name}", part)
-    writer.add(guard_name(plan), GUARD)
+    if (guard := guard_name(plan)) is not None:
+        writer.add(guard, GUARD)
     writer.close()
     if progress:
         progress("", len(sources), len(sources))
@@ -104,7 +110,7 @@ def _quantize(module: ModulePlan, weight: Tensor, plan: Plan) -> dict[str, Tenso
     if not all(torch.isfinite(extreme) for extreme in weight.aminmax()):
         count = int((~torch.isfinite(weight)).sum())
         raise CheckpointError(f"{module.name}: {count} of {weight.numel()} weights are NaN or infinite: mend the model")
-    return quantize_module(module, weight, method=plan.recipe.weights.method)
+    return quantize_module(module, weight, method=plan.recipe.method)
 
 
 def _check_ties(source: Checkpoint, view: ModelView) -> None:
@@ -119,7 +125,7 @@ def _check_ties(source: Checkpoint, view: ModelView) -> None:
 
 def _write_config(source: Checkpoint, plan: Plan, folder: Path) -> None:
     config: dict[str, Any] = {**source.raw_config, "quantization_config": quantization_config(plan)}
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (folder / CONFIG).write_text(numbers_in_a_row(json.dumps(config, indent=2)) + "\n", encoding="utf-8")
 
 
 def _copy_companions(source: Path, folder: Path) -> None:

@@ -22,6 +22,7 @@ RESULTS_FILE = "results.json"
 FLIPS_FILE = "flips.jsonl"
 TABLE_FILE = "table.md"
 ANALYSIS_FILE = "analysis.json"
+STATS_FILE = "stats.safetensors"
 PLANS_FOLDER = "plans"
 
 Role = Literal["baseline", "again", "variant", "control"]

@@ -143,6 +143,7 @@ def key_codec(plan: CachePlan, layer: int, dtype: torch.dtype = torch.bfloat16) 
         PlanError: the plan has no such layer.
 
     >>> from mvquant.cache_formats import KeyFormat
+    >>> from mvquant.cache_formats import KeyFormat
     >>> from mvquant.cache_plan import HeadKeys
     >>> heads = (HeadKeys(bits=(8, 2)),)
     >>> layers = (LayerKeys(layer=0, heads=heads),)

@@ -1,28 +1,60 @@
 """Quantized modules from a plan: empty ones for a loader to fill, or a whole model quantized in memory."""
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from mvquant.arch import model_view
+from mvquant.arch import ModelView, model_view
+from mvquant.folding import RowFactors, fold_factors, recorded_scales
+from mvquant.kvcache.fit import require_cache_fit
 from mvquant.methods.table import quantize_module
 from mvquant.plan import ModulePlan, Plan, check_plan_fits
 from mvquant.quant import MixedRowLinear, QuantizedExperts, replace_weight
 
 
 def apply_plan(model: PreTrainedModel, plan: Plan) -> PreTrainedModel:
-    """Quantize a model in memory, in place; its logits equal those of the checkpoint that the plan would give.
+    """Fold and quantize a model in memory, in place; its logits equal those of the checkpoint that the plan would give.
+
+    The cache is no part of the model: `planned_cache` brings it.
 
     Raises:
         PlanError: the plan is for another model.
     """
-    check_plan_fits(plan, {weight.name: weight.shape for weight in model_view(model.config).weights})
+    view = model_view(model.config)
+    require_plan_fit(plan, view)
+    with torch.no_grad():
+        for name, factors in plan_factors(plan, view).items():
+            parameter = model.get_parameter(name)
+            parameter.copy_(factors.folded(parameter))
     for module in plan.modules:
         if module.scheme.is_quantized:
             weight, bias = _weight_and_bias(model, module)
-            state = quantize_module(module, weight, plan.recipe.weights.method)
+            state = quantize_module(module, weight, plan.recipe.method)
             replace_weight(model, module.name, _filled(module, state, bias))
     return model
+
+
+def require_plan_fit(plan: Plan, view: ModelView) -> None:
+    """Refuse a plan that was made for another model: its weights, what it folds, or its cache.
+
+    Raises:
+        PlanError: names the first that differs.
+        UnsupportedModelError: a cache or scales to fold in a model without RoPE.
+    """
+    check_plan_fits(plan, {weight.name: weight.shape for weight in view.weights})
+    plan_factors(plan, view)
+    if plan.cache is not None:
+        require_cache_fit(plan.cache, view)
+
+
+def plan_factors(plan: Plan, view: ModelView) -> dict[str, RowFactors]:
+    """What a plan folds, by the name of the parameter.
+
+    Raises:
+        PlanError: scales for another model.
+    """
+    return fold_factors(view, recorded_scales(plan.fold)) if plan.fold else {}
 
 
 def empty_module(module: ModulePlan, model: PreTrainedModel) -> MixedRowLinear | QuantizedExperts:

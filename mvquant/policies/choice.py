@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mvquant.policies import scores
-from mvquant.policies.scores import Heads
+from mvquant import scores
 from mvquant.recipe import PolicyName
+from mvquant.scores import Heads
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,14 @@ from pydantic import ValidationError
 
 from mvquant.arch import ModelView, WeightView
 from mvquant.errors import CalibrationError, PlanError, UnsupportedModelError
+from mvquant.folding import folded_stats, recorded_scales
 from mvquant.plan import ROW_INDEX_BYTES, CalibrationRecord, ModulePlan, Plan, Protection
+from mvquant.policies.cache import plan_cache, plan_fold
 from mvquant.policies.choice import POLICIES, Candidate, Policy, ranked, within
-from mvquant.policies.scores import Heads, heads_of
-from mvquant.recipe import Recipe
+from mvquant.recipe import MEASURED_POLICIES, Recipe
 from mvquant.rope import training_context
 from mvquant.scheme import WeightScheme
+from mvquant.scores import Heads, heads_of
 from mvquant.stats import CalibrationStats
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -33,18 +35,25 @@ def make_plan(
         recipe: what is wanted.
         model: the name to record.
         dtype: the model's dtype on disk.
-        stats: what calibration measured; only policies that measure need it.
+        stats: what calibration measured, before anything is folded; see `Recipe.needs_calibration`.
 
     Raises:
-        UnsupportedModelError: rows are to be protected in a model without RoPE.
+        UnsupportedModelError: rows are to be protected, K cached or scales folded in a model without RoPE.
         CalibrationError: a policy that measures was given no statistics.
-        PlanError: nothing to quantize, or groups that do not divide a module's columns.
+        PlanError: nothing to quantize, or groups that do not divide a module's columns or a head's dims.
     """
-    weights = [weight for weight in view.weights if not _ignored(weight, recipe)]
-    if not weights:
-        raise PlanError(f"{model}: `ignore` {list(recipe.weights.ignore)} leaves no weight to quantize")
+    require_rope(view, recipe)
+    if recipe.needs_calibration and stats is None:
+        raise CalibrationError(f"{_measures(recipe)} measures the model: give calibration statistics")
     float_bits = 32 if dtype == "float32" else 16
-    modules = _module_plans(weights, recipe, _protections(view, weights, recipe, stats, float_bits))
+    fold, seen, cache = (), stats, None
+    if recipe.fold is not None and stats is not None:
+        fold = plan_fold(view, recipe.fold, stats)
+        seen = folded_stats(stats, view, recorded_scales(fold))
+    if recipe.kv_cache is not None and seen is not None:
+        cache = plan_cache(view, recipe.kv_cache, seen, float_bits)
+    weights = _planned_weights(view, recipe, model)
+    modules = _module_plans(weights, recipe, _protections(view, weights, recipe, seen, float_bits))
     total = sum(prod(shape) for shape in view.parameters.values())
     return Plan(
         model=model,
@@ -53,6 +62,10 @@ def make_plan(
         recipe=recipe,
         modules=modules,
         kept_parameters=total - sum(prod(weight.shape) for weight in weights),
+        fold=fold,
+        cache=cache,
+        prefill=recipe.kv_cache.prefill if recipe.kv_cache else "rounded",
+        round_queries=recipe.kv_cache.round_queries if recipe.kv_cache else False,
         training_context=training_context(view.config) if view.has_rope else None,
         calibration=None if stats is None else _record(stats),
         made_with={
@@ -63,20 +76,38 @@ def make_plan(
 
 
 def require_rope(view: ModelView, recipe: Recipe) -> None:
-    """Refuse to protect rows where there can be nothing to protect; called before a model is run.
+    """Refuse what only a model with RoPE has; called before a model is run.
 
     Raises:
-        UnsupportedModelError: rows are to be protected in a model without RoPE.
+        UnsupportedModelError: rows are to be protected, K cached or scales folded in a model without RoPE.
     """
-    if recipe.protect.policy != "none" and not view.has_rope:
-        raise UnsupportedModelError(
-            f"{view.family} has no RoPE, and without it Q and K have no massive channels to protect: "
+    if view.has_rope or not recipe.needs_rope:
+        return
+    if recipe.protect.policy != "none" and recipe.weights is not None:
+        message = (
+            "without it Q and K have no massive channels to protect: "
             f"use a plain scheme such as {recipe.weights.scheme.name}"
         )
+    else:
+        message = "without it Q and K have no pairs to give bits or scales to: leave out `kv_cache` and `fold`"
+    raise UnsupportedModelError(f"{view.family} has no RoPE, and {message}")
 
 
-def _ignored(weight: WeightView, recipe: Recipe) -> bool:
-    return any(fnmatchcase(weight.name, pattern) for pattern in recipe.weights.ignore)
+def _measures(recipe: Recipe) -> str:
+    """What in a recipe needs statistics."""
+    if recipe.protect.policy in MEASURED_POLICIES:
+        return f"policy {recipe.protect.policy!r}"
+    return "`fold`" if recipe.kv_cache is None else "`kv_cache`"
+
+
+def _planned_weights(view: ModelView, recipe: Recipe, model: str) -> list[WeightView]:
+    if recipe.weights is None:
+        return []
+    ignored = recipe.weights.ignore
+    weights = [each for each in view.weights if not any(fnmatchcase(each.name, pattern) for pattern in ignored)]
+    if not weights:
+        raise PlanError(f"{model}: `ignore` {list(ignored)} leaves no weight to quantize")
+    return weights
 
 
 def _protections(
@@ -89,9 +120,6 @@ def _protections(
     """Choose the protected rows, by module name."""
     if recipe.protect.policy == "none":
         return {}
-    require_rope(view, recipe)
-    if recipe.needs_calibration and stats is None:
-        raise CalibrationError(f"policy {recipe.protect.policy!r} measures the model: give calibration statistics")
     columns = {weight.name: weight.shape[-1] for weight in weights}
     groups = [heads for heads in _groups(view, recipe, stats) if heads.rows.module in columns]
     policy = POLICIES[recipe.protect.policy]
@@ -125,7 +153,7 @@ def _extra_bytes(candidate: Candidate, recipe: Recipe, float_bits: int) -> float
     def row_bytes(scheme: WeightScheme) -> float:
         return scheme.matrix_bytes(32, candidate.columns, float_bits) / 32
 
-    return candidate.rows * (row_bytes(recipe.protected_scheme) - row_bytes(recipe.weights.scheme) + ROW_INDEX_BYTES)
+    return candidate.rows * (row_bytes(recipe.protected_scheme) - row_bytes(_base_scheme(recipe)) + ROW_INDEX_BYTES)
 
 
 def _by_module(policy: Policy, groups: Sequence[Heads], chosen: Iterable[Candidate]) -> dict[str, list[Protection]]:
@@ -159,7 +187,7 @@ def _module_plans(
 
 
 def _module_plan(weight: WeightView, recipe: Recipe, protections: list[Protection]) -> ModulePlan:
-    scheme, protected_scheme = recipe.weights.scheme, recipe.protected_scheme
+    scheme, protected_scheme = _base_scheme(recipe), recipe.protected_scheme
     rows = sum(len(protection.rows) for protection in protections)
     reason = POLICIES[recipe.protect.policy].reason if protections else ""
     if rows == prod(weight.shape[:-1]):  # nothing is left of the base scheme, so no row index is needed
@@ -174,6 +202,11 @@ def _module_plan(weight: WeightView, recipe: Recipe, protections: list[Protectio
         protected=tuple(protections),
         reason=reason,
     )
+
+
+def _base_scheme(recipe: Recipe) -> WeightScheme:
+    assert recipe.weights is not None, "rows are planned only where weights are quantized"
+    return recipe.weights.scheme
 
 
 def _record(stats: CalibrationStats) -> CalibrationRecord:

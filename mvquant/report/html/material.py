@@ -5,12 +5,11 @@ from pathlib import Path
 
 from mvquant.analysis import Analysis, load_analysis
 from mvquant.comparison import ComparisonResults, FlippedItem, VariantResult, load_comparison, load_flips
+from mvquant.comparison.results import STATS_FILE
 from mvquant.errors import EvaluationError
 from mvquant.plan import Plan, load_plan
 from mvquant.report.verdict import without_shared_word
 from mvquant.stats import CalibrationStats, load_stats
-
-STATS_FILE = "stats.safetensors"
 
 
 @dataclass(frozen=True)
