@@ -61,7 +61,10 @@ def judge(name: str, plan: CachePlan | None, variant: Variant | None, limit: int
     """Evaluate the reference model with a cache plan, if there is one."""
     model, tokenizer = pipeline.load_model(Path(pipeline.model_location("reference")))
     tasks = pipeline.find_tasks(pipeline.default_tasks("reference"))
-    subject = Subject(model=name, plan_hash=None if plan is None else plan.hash, bits_per_weight=16)
+    subject = Subject(model=name, bits_per_weight=16)
+    if plan is not None:
+        bits = plan.key_bits_per_value()
+        subject = Subject(model=name, plan_hash=plan.hash, bits_per_weight=16, bits_per_cached_key=bits)
     with ExitStack() as stack:
         if plan is not None and variant is not None:
             stack.enter_context(quantized_cache(model, plan, round_queries=variant.queries))

@@ -12,11 +12,21 @@ from typing import Any
 from mvquant.arch import FAMILIES
 from mvquant.evaluation import EvalResult, load_results
 from mvquant.report import markdown_table, verdict_chart
+from mvquant.report.verdict import Verdict, judge
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
 CHART = ROOT / "docs" / "verdict.svg"
+SCALES = {"token": "per token", "channel": "per channel", "static": "in the plan"}
+POLICIES = {
+    "none": "nobody",
+    "random": "random pairs",
+    "fast-pairs": "fast pairs",
+    "slow-pairs": "slow pairs",
+    "massive": "**massive** pairs",
+    "sensitivity": "**sensitive** pairs",
+}
 MAIN = re.compile(r"full precision|(mv-protect-)?w\da16")
 
 
@@ -24,6 +34,26 @@ def summary() -> str:
     """What plain rounding and mv-protect lose: the table by group, and what its columns mean."""
     blocks = markdown_table(_main_results()).strip().split("\n\n")
     return f"{blocks[0]}\n\n{blocks[-1]}"
+
+
+def cache() -> str:
+    """What rounding K, or Q and K, costs: bits with and without scales, passkeys, reading, recall."""
+    results = load_results(RESULTS / "reading.jsonl")
+    rows = [_cache_row(verdict) for verdict in judge(results)]
+    return _table(
+        ["rounded", "bits", "with scales", "who gets more", "passkey, %", "reading lost", "recall lost"], rows
+    )
+
+
+def _cache_row(verdict: Verdict) -> list[str]:
+    passkey = _percent(verdict.result.tasks["reference_passkey"].accuracy.value)
+    lost = [verdict.lost(group) for group in ("contextual", "parametric")]
+    if verdict.comparison is None:
+        return ["nothing", "16", "16.00", "", passkey, *lost]
+    rounded, policy, scales = re.fullmatch(r"(q?k[\d.]+)-(.+)-(token|channel|static)", verdict.name).groups()
+    what = "Q and K" if rounded.startswith("q") else "K"
+    counted = f"{verdict.result.subject.bits_per_cached_key:.2f}"
+    return [f"{what}, scales {SCALES[scales]}", rounded.lstrip("qk"), counted, POLICIES[policy], passkey, *lost]
 
 
 def reference() -> str:
@@ -75,6 +105,7 @@ def families() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "summary": summary,
+    "cache": cache,
     "reference": reference,
     "speed": speed,
     "families": families,

@@ -35,15 +35,16 @@ def commands():
 
 
 def test_the_commands_run_in_order(tmp_path):
-    assert len(commands()) == 4
+    assert len(commands()) == 5
     for command in commands():
-        limited = f"{command} --limit 8" if command.startswith("mvquant eval") else command
+        limited = f"{command} --limit 8" if command.startswith(("mvquant eval", "mvquant compare")) else command
         run = subprocess.run(
             [sys.executable, "-m", *limited.split()], cwd=tmp_path, capture_output=True, text=True, check=False
         )
         assert run.returncode == 0, f"{limited}\n{run.stderr}"
     assert (tmp_path / "out" / "plan.json").is_file()
     assert (tmp_path / "report" / "analysis.json").is_file()
+    assert (tmp_path / "comparison" / "report.html").is_file()
 
 
 def test_the_python_example_runs(tmp_path):
