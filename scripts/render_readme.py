@@ -84,8 +84,8 @@ def speed() -> str:
     return (
         f"One linear of {linear['shape'][0]} x {linear['shape'][1]}, times faster than bfloat16 on {linear['threads']} "
         f"thread(s) of {linear['machine']['cpu']}, by rows of states "
-        f"(`OMP_NUM_THREADS={linear['threads']} {linear['command']}`; the machine had other work, load average "
-        f"{linear['machine']['load_average']}, so the clock is `{linear['clock']}`):\n\n"
+        f"(`OMP_NUM_THREADS={linear['threads']} {linear['command']}`; load average "
+        f"{linear['machine']['load_average']}, clock `{linear['clock']}`):\n\n"
         + _table(["", *map(str, counts)], rows)
         + f"\n\nQuantizing a random model of 1.1 B parameters without data, mvquant relative to llm-compressor "
         f"(`{quantize['command']}`):\n\n" + _ratio_table(ratios)
