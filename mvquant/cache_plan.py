@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from mvquant.cache_formats import KEY_BITS, SCALE_BYTES, KeyFormat, ValueFormat, packed_bytes
-from mvquant.errors import ConfigError, PlanError
+from mvquant.errors import ConfigError, PlanError, placed
 from mvquant.heads import HeadRows, RotaryLayout, pair_dims
 
 CACHE_PLAN_VERSION = 1
@@ -189,7 +189,7 @@ def load_cache_plan(path: Path) -> CachePlan:
     try:
         return CachePlan.model_validate_json(text)
     except ValidationError as error:
-        raise ConfigError(str(path), (_explain(detail["loc"], detail["msg"]) for detail in error.errors())) from None
+        raise ConfigError(str(path), (placed(detail["loc"], detail["msg"]) for detail in error.errors())) from None
 
 
 def check_cache_plan_fits(plan: CachePlan, keys: Sequence[HeadRows]) -> None:
@@ -219,8 +219,3 @@ def _differences(plan: CachePlan, keys: Sequence[HeadRows]) -> Iterable[str]:
             yield f"{rows.module} has {found}, the plan {plan.head_dim}, {plan.rotary_dim}, {plan.layout}"
         if len(layer.heads) != rows.heads:
             yield f"{rows.module} has {rows.heads} KV heads, the plan {len(layer.heads)}"
-
-
-def _explain(loc: tuple[int | str, ...], message: str) -> str:
-    place = ".".join(str(part) for part in loc)
-    return f"{place}: {message.removeprefix('Value error, ')}" if place else message.removeprefix("Value error, ")

@@ -86,3 +86,14 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}? " if close else ""
+
+
+def placed(loc: tuple[int | str, ...], message: str) -> str:
+    """Say where in a file a mistake is that pydantic found, and which.
+
+    >>> placed(("layers", 0, "bits"), "Value error, too few")
+    'layers.0.bits: too few'
+    """
+    place = ".".join(str(part) for part in loc)
+    said = message.removeprefix("Value error, ")
+    return f"{place}: {said}" if place else said

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError, model_
 
 from mvquant.cache_plan import CachePlan
 from mvquant.cache_recipe import Prefill
-from mvquant.errors import ConfigError, PlanError
+from mvquant.errors import ConfigError, PlanError, placed
 from mvquant.heads import HeadRows
 from mvquant.readable_json import numbers_in_a_row
 from mvquant.recipe import Recipe
@@ -259,7 +259,7 @@ def load_plan(path: Path) -> Plan:
     try:
         return Plan.model_validate_json(text)
     except ValidationError as error:
-        raise ConfigError(str(path), (_explain(detail["loc"], detail["msg"]) for detail in error.errors())) from None
+        raise ConfigError(str(path), (placed(detail["loc"], detail["msg"]) for detail in error.errors())) from None
 
 
 def check_plan_fits(plan: Plan, shapes: dict[str, tuple[int, ...]]) -> None:
@@ -285,8 +285,3 @@ def check_plan_fits(plan: Plan, shapes: dict[str, tuple[int, ...]]) -> None:
     for module in plan.modules:
         if module.shape != shapes[module.name]:
             raise PlanError(f"{module.name} is {shapes[module.name]} in the model, {module.shape} in the plan")
-
-
-def _explain(loc: tuple[int | str, ...], message: str) -> str:
-    place = ".".join(str(part) for part in loc)
-    return f"{place}: {message.removeprefix('Value error, ')}"

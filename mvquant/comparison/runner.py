@@ -25,13 +25,14 @@ from mvquant.comparison.results import (
     TaskInfo,
     VariantResult,
 )
-from mvquant.comparison.store import Store, file_name, write_whole
+from mvquant.comparison.store import Store, file_name
 from mvquant.comparison.variants import Baseline, Variant, all_variants
 from mvquant.errors import EvaluationError, UsageError
 from mvquant.evaluation.harness import require_harness
 from mvquant.evaluation.result import TaskResult
 from mvquant.evaluation.run import Progress
 from mvquant.evaluation.tasks import HarnessTask, Task
+from mvquant.evaluation.whole_file import write_whole
 from mvquant.stats import token_hash
 
 PLANNING = "planning"

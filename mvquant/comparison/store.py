@@ -5,7 +5,6 @@ logits/<number>.safetensors     the baseline's logits on running text, while var
 """
 
 import json
-import os
 import re
 import shutil
 import zlib
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from mvquant.comparison.fingerprint import Fingerprint
 from mvquant.errors import EvaluationError, UsageError
+from mvquant.evaluation.whole_file import write_whole
 
 PIECES = "pieces"
 LOGITS = "logits"
@@ -120,25 +120,6 @@ class StoredLogits:
     def __getitem__(self, index: int) -> Tensor:
         """Logits of one sequence, (position, vocabulary)."""
         return load_file(self.paths[index])[LOGITS].to(torch.device("cpu"))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that appears only when it is complete.
-
-    Raises:
-        EvaluationError: the disk is full, say.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            beside.write_text(text, encoding="utf-8")
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        message = f"cannot write {path}: {error}"
-        raise EvaluationError(message) from None
 
 
 def file_name(name: str) -> str:

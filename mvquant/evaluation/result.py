@@ -1,6 +1,5 @@
 """What an evaluation leaves behind: figures, where they come from, and one row per item."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -10,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer
 from mvquant.errors import EvaluationError
 from mvquant.evaluation.statistics import Estimate
 from mvquant.evaluation.task_file import Knowledge, mistakes
+from mvquant.evaluation.whole_file import write_whole
 
 
 class _Saved(BaseModel):
@@ -141,18 +141,7 @@ def save_results(results: Sequence[EvalResult], path: Path) -> None:
     Raises:
         EvaluationError: the file cannot be written.
     """
-    text = "".join(result.model_dump_json() + "\n" for result in results)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            beside.write_text(text, encoding="utf-8")
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        message = f"cannot write {path}: {error}"
-        raise EvaluationError(message) from None
+    write_whole(path, "".join(result.model_dump_json() + "\n" for result in results))
 
 
 def load_results(path: Path) -> list[EvalResult]:

@@ -109,7 +109,7 @@ class Training:
     @property
     def finished(self) -> bool:
         """Whether the last phase is at its end."""
-        return self._phase_over and self.phase is self.settings.schedule.phases[-1]
+        return self._phase_over and self.phase_index == len(self.settings.schedule.phases) - 1
 
     @property
     def _phase_over(self) -> bool:

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from mvquant.comparison.results import TABLE_FILE
-from mvquant.comparison.store import file_name, write_whole
+from mvquant.comparison.store import file_name
+from mvquant.evaluation.whole_file import write_whole
 from mvquant.report.comparison_table import comparison_markdown
 from mvquant.report.html import html_report
 from mvquant.report.html.material import load_material

@@ -2,34 +2,15 @@
 
 import json
 import shutil
-import sys
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mvquant.cli import main
 from mvquant.kvcache.cache import QuantizedKVCache
 from mvquant.plan import load_plan
 from mvquant.reference import reference_path
 from tests.tiny_models import tiny_model, tiny_tokens
-
-
-@pytest.fixture
-def mvquant(monkeypatch, capsys):
-    """Run the command line in this process: returns (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["mvquant", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def save_model(folder, family, **changes):

@@ -9,26 +9,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from mvquant.cli import main
 from mvquant.plan import load_plan
 from tests.tiny_models import tiny_model, tiny_tokens
-
-
-@pytest.fixture
-def mvquant(monkeypatch, capsys):
-    """Run the command line in this process: returns (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["mvquant", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

@@ -1,33 +1,14 @@
 """`mvquant compare` as a person meets it."""
 
 import json
-import sys
 
 import pytest
 
-from mvquant.cli import main
 from mvquant.comparison import load_comparison
 from tests.comparison.examples import save_model
 
 TASKS = "reference_city_country,reference_city_yes_no,reference_passkey"
 COMMON = ["--tasks", TASKS, "--limit", "3", "--batch-size", "3", "--text", "none", "--no-noise-floor"]
-
-
-@pytest.fixture
-def mvquant(monkeypatch, capsys):
-    """Run the command line in this process: returns (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["mvquant", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

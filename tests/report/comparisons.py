@@ -134,7 +134,7 @@ def results(*variants, contrasts=(), **changes):
     return ComparisonResults(**{**fields, **changes})
 
 
-def contrast(name, control, better=3, worse=4, p_holm=1.0):
+def contrast(name, control, better=3, worse=4, p_holm=1.0, extra_bytes=1536):
     gains = {"contextual": around(-0.0131), "parametric": around(0.0)}
     return Contrast(
         variant=name,
@@ -144,7 +144,7 @@ def contrast(name, control, better=3, worse=4, p_holm=1.0):
         worse=worse,
         p=p_holm,
         p_holm=p_holm,
-        extra_bytes=1536,
+        extra_bytes=extra_bytes,
     )
 
 

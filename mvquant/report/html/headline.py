@@ -102,9 +102,10 @@ def control_sentences(results: ComparisonResults) -> list[str]:
 
 
 def _against(name: str, contrasts: Sequence[Contrast]) -> str:
-    better = [each.control for each in contrasts if each.p_holm < SIGNIFICANCE and each.better > each.worse]
-    worse = [each.control for each in contrasts if each.p_holm < SIGNIFICANCE and each.better < each.worse]
-    ways = f"{len(contrasts)} other ways to spend its bytes" if len(contrasts) > 1 else "its control"
+    better = [_control(each) for each in contrasts if each.p_holm < SIGNIFICANCE and each.better > each.worse]
+    worse = [_control(each) for each in contrasts if each.p_holm < SIGNIFICANCE and each.better < each.worse]
+    many = f"{len(contrasts)} {'controls' if any(map(_is_dearer, contrasts)) else 'other ways to spend its bytes'}"
+    ways = many if len(contrasts) > 1 else "its control"
     if not better and not worse:
         return f"Against {ways}, {name} answers no differently, as far as these items tell."
     parts = [f"better than {', '.join(better)}"] if better else []
@@ -112,3 +113,11 @@ def _against(name: str, contrasts: Sequence[Contrast]) -> str:
     rest = len(contrasts) - len(better) - len(worse)
     alike = f"; {rest} cannot be told apart" if rest else ""
     return f"Against {ways}, {name} answers {' and '.join(parts)}{alike}."
+
+
+def _control(contrast: Contrast) -> str:
+    return f"{contrast.control} (at more bytes)" if _is_dearer(contrast) else contrast.control
+
+
+def _is_dearer(contrast: Contrast) -> bool:
+    return contrast.extra_bytes is not None and contrast.extra_bytes < 0

@@ -52,6 +52,13 @@ def test_losses_say_whether_they_are_clear():
     )
 
 
+def test_a_control_that_takes_more_bytes_is_not_called_another_way_to_spend_them():
+    dearer = contrast("w3", "whole-qk-all", better=1, worse=40, p_holm=0.001, extra_bytes=-5000)
+    assert control_sentences(results(contrasts=(dearer, contrast("w3", "fast")))) == [
+        "Against 2 controls, w3 answers worse than whole-qk-all (at more bytes); 1 cannot be told apart."
+    ]
+
+
 def test_only_significant_controls_count():
     alike = results(contrasts=(contrast("w3", "random"), contrast("w3", "fast")))
     assert control_sentences(alike) == [
