@@ -7,6 +7,8 @@ MvquantError                    exit code 1: the work failed
 ├── CalibrationError            text that cannot be used, statistics that do not fit the model
 ├── PlanError                   a plan that contradicts itself or the model
 ├── EvaluationError             a task or result file that cannot be used
+├── BackendError                a third-party quantizer that is missing, or failed
+│   └── MissingDataError        a public data set that is neither here nor to be had
 └── UsageError                  exit code 2: what was asked for is wrong
     ├── ConfigError             a recipe (or flags) with mistakes, all of them at once
     └── UnknownNameError        a name that is not in a table; suggests the nearest
@@ -43,6 +45,22 @@ class PlanError(MvquantError):
 
 class EvaluationError(MvquantError):
     """A task or result file that cannot be used."""
+
+
+class MissingDataError(EvaluationError):
+    """Data of a task that is neither in a local folder nor to be had from where it is kept.
+
+    >>> str(MissingDataError("gsm8k: the Hub cannot be reached", "hf download openai/gsm8k"))
+    'gsm8k: the Hub cannot be reached; the way to it: hf download openai/gsm8k'
+    """
+
+    def __init__(self, why: str, way_out: str) -> None:
+        self.why, self.way_out = why, way_out
+        super().__init__(f"{why}; the way to it: {way_out}")
+
+
+class BackendError(MvquantError):
+    """A third-party quantizer that is not installed, or failed; the message says how to install it, or why."""
 
 
 class UsageError(MvquantError):

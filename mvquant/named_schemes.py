@@ -1,6 +1,7 @@
 """What a scheme's name stands for: `mv-protect-w4a16-g64-k2.25v4` is a recipe.
 
-[mv-protect-] then a weight scheme of `mvquant.scheme`, then -kN: N bits a value of K, on average; vM: M bits of V
+[mv-protect-] then a method (gptq-, awq-, smoothquant-, autoround-; without one, rounding to nearest), a weight scheme
+of `mvquant.scheme`, then -kN: N bits a value of K, on average; vM: M bits of V
 """
 
 import re
@@ -10,7 +11,8 @@ from typing import Literal, NamedTuple
 from mvquant.cache_formats import ValueFormat
 from mvquant.cache_recipe import KeyCache, KeyPolicy, KvCache
 from mvquant.errors import UnknownNameError
-from mvquant.recipe import Protect, Recipe, Weights
+from mvquant.method_settings import METHOD_SETTINGS, MethodName
+from mvquant.recipe import Protect, Recipe, Weights, impossible
 from mvquant.scheme import SCHEME_NAMES, WeightScheme
 
 MV_PROTECT = "mv-protect"
@@ -21,6 +23,14 @@ MV_PROTECT_DEFAULT = f"{MV_PROTECT}-w4a16"
 COMMON_SCHEMES = (
     MV_PROTECT,
     *(f"{prefix}w{bits}a16" for prefix in ("", f"{MV_PROTECT}-") for bits in (8, 4, 3, 2)),
+    *(
+        f"{prefix}{name}"
+        for prefix in ("", f"{MV_PROTECT}-")
+        for name in ("gptq-w4a16", "awq-w4a16", "autoround-w4a16")
+    ),
+    "w8a8",
+    "smoothquant-w8a8",
+    f"{MV_PROTECT}-smoothquant-w8a8",
     *(f"{prefix}k2" for prefix in ("", f"{MV_PROTECT}-", f"{MV_PROTECT_DEFAULT}-")),
 )
 """Scheme names shown in errors; each weight scheme of `mvquant.scheme` works too, and each cache, as `k2.25v4`."""
@@ -28,7 +38,11 @@ COMMON_SCHEMES = (
 CACHE_SINKS = 4
 """First tokens that schemes leave as they come: all tokens look at them, and their keys are like no others."""
 
-_SCHEME = re.compile(r"(?P<protects>mv-protect)?-?(?P<weights>w.*?)?-?(?P<cache>k(?P<k>\d(\.\d+)?)(v(?P<v>[2348]))?)?")
+_METHODS = "|".join(name for name in METHOD_SETTINGS if name != "rtn")
+_SCHEME = re.compile(
+    rf"(?P<protects>mv-protect)?-?(?P<method>{_METHODS})?-?(?P<weights>w.*?)?-?"
+    r"(?P<cache>k(?P<k>\d(\.\d+)?)(v(?P<v>[2348]))?)?"
+)
 
 
 def recipe_for_scheme(name: str) -> Recipe:
@@ -47,7 +61,7 @@ def recipe_for_scheme(name: str) -> Recipe:
         raise UnknownNameError("scheme", name, COMMON_SCHEMES)
     weights, protect = None, Protect(policy="none")
     if parts.weights is not None:
-        weights = Weights(scheme=parts.weights)
+        weights = Weights(scheme=parts.weights, method=METHOD_SETTINGS[parts.method]())
         if parts.protects:
             kept = WeightScheme(bits=16) if parts.weights.bits == 8 else None
             protect = Protect(policy="massive", pairs=0.125, scheme=kept)
@@ -67,6 +81,7 @@ class _Parts(NamedTuple):
     """What the name of a scheme is made of: `mv-protect-w4a16-k2.25v4`."""
 
     protects: bool
+    method: MethodName
     weights: WeightScheme | None
     key_bits: float | None
     value_bits: Literal[2, 3, 4, 8, 16]
@@ -77,17 +92,19 @@ def _parts(name: str) -> _Parts | None:
     found = _SCHEME.fullmatch(MV_PROTECT_DEFAULT if name == MV_PROTECT else name)
     if found is None:
         return None
-    protects, weights, cache = found["protects"], found["weights"], found["cache"]
+    protects, named, weights, cache = found["protects"], found["method"], found["weights"], found["cache"]
     key_bits = None if cache is None else float(found["k"])
     known = weights is None or (weights in SCHEME_NAMES and weights != "bf16")
-    if "-".join(part for part in (protects, weights, cache) if part) != found.string or not known:
+    if "-".join(part for part in (protects, named, weights, cache) if part) != found.string or not known:
         return None
-    if (weights is None and cache is None) or (key_bits is not None and not 1 <= key_bits <= 8):
+    if (weights is None and (cache is None or named)) or (key_bits is not None and not 1 <= key_bits <= 8):
+        return None
+    scheme = None if weights is None else WeightScheme.model_validate(weights)
+    method: MethodName = next((each for each in METHOD_SETTINGS if each == named), "rtn")
+    if scheme is not None and impossible(scheme, METHOD_SETTINGS[method]()):
         return None
     value_bits = ValueFormat.model_validate({"bits": int(found["v"] or 16)}).bits
-    return _Parts(
-        protects is not None, None if weights is None else WeightScheme.model_validate(weights), key_bits, value_bits
-    )
+    return _Parts(protects is not None, method, scheme, key_bits, value_bits)
 
 
 def _kv_cache(parts: _Parts) -> KvCache | None:
@@ -98,12 +115,16 @@ def _kv_cache(parts: _Parts) -> KvCache | None:
     return KvCache(keys=KeyCache(bits=parts.key_bits, policy=policy), values=values, sinks=CACHE_SINKS)
 
 
+_METHOD_EXAMPLES = ("gptq-w4a16", "gptq-w3a16", "awq-w4a16", "autoround-w4a16", "smoothquant-w8a8")
+
+
 def scheme_summaries() -> dict[str, str]:
     """Schemes of weights, and examples of cached K and V: name and one line about it."""
     plain = [name for name in SCHEME_NAMES if name != "bf16"]
     caches = ("k2", "k2.25", "k2v4")
     names = [f"{MV_PROTECT}-{name}" for name in plain] + plain
     names += [f"{MV_PROTECT}-{name}" for name in (*caches, *(f"w4a16-{cache}" for cache in caches))] + list(caches)
+    names += [f"{MV_PROTECT}-{name}" for name in _METHOD_EXAMPLES] + list(_METHOD_EXAMPLES)
     parts = {name: _parts(name) for name in names}
     known = {name: _summary(each) for name, each in parts.items() if each is not None}
     return {MV_PROTECT: f"the default: {MV_PROTECT_DEFAULT}", **known}
@@ -115,7 +136,8 @@ def _summary(parts: _Parts) -> str:
 
 def _said(parts: _Parts) -> Iterator[str]:
     if parts.weights is not None:
-        yield _protected_summary(parts.weights) if parts.protects else f"{_grid_summary(parts.weights)}"
+        by = "" if parts.method == "rtn" else f" by {METHOD_TITLES[parts.method]}"
+        yield _protected_summary(parts.weights, by) if parts.protects else f"{_grid_summary(parts.weights)}{by}"
     if parts.key_bits is not None:
         share = "most to the RoPE pairs that attention feels most" if parts.protects else "all RoPE pairs alike"
         values = "V as it is" if parts.value_bits == 16 else f"V at {parts.value_bits}"
@@ -124,11 +146,23 @@ def _said(parts: _Parts) -> Iterator[str]:
         yield "nothing is protected"
 
 
-def _protected_summary(scheme: WeightScheme) -> str:
+METHOD_TITLES: dict[MethodName, str] = {
+    "rtn": "rounding to nearest",
+    "gptq": "GPTQ",
+    "awq": "AWQ",
+    "smoothquant": "SmoothQuant",
+    "autoround": "AutoRound",
+}
+
+
+def _protected_summary(scheme: WeightScheme, by: str) -> str:
     kept = "in the model's dtype" if scheme.bits == 8 else "at 8 bits"
-    return f"{_grid_summary(scheme)}; an eighth of the RoPE pairs of Q and K, massive slow ones first, {kept}"
+    return f"{_grid_summary(scheme)}{by}; an eighth of the RoPE pairs of Q and K, massive slow ones first, {kept}"
 
 
 def _grid_summary(scheme: WeightScheme) -> str:
     groups = "one group a row" if scheme.group_size == -1 else f"groups of {scheme.group_size}"
+    if scheme.activations:
+        scales = "a scale per token" if scheme.activations == "token" else "one scale"
+        return f"8-bit weights, one group a row, and 8-bit activations, {scales}"
     return f"{scheme.bits}-bit weights, {groups}, {'' if scheme.symmetric else 'a'}symmetric"

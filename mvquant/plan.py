@@ -109,6 +109,8 @@ class ModulePlan(_Data):
         """Bytes on disk with everything counted: integers, scales, zero points, row indices; no bias."""
         protected = len(self.protected_rows)
         base = self.scheme.matrix_bytes(self.rows - protected, self.columns, float_bits)
+        if self.scheme.activations == "tensor":
+            base += float_bits // 8
         if self.protected_scheme is None:
             return base
         kept = self.protected_scheme.matrix_bytes(protected, self.columns, float_bits)
@@ -186,6 +188,8 @@ class Plan(_Data):
             raise ValueError("neither `modules` nor `cache`: the plan quantizes nothing")
         if self.cache is None and (self.prefill, self.round_queries) != ("rounded", False):
             raise ValueError("prefill and round_queries say how a cache is used, and the plan has no `cache`")
+        if self.recipe.calibrates_weights and self.calibration is None:
+            raise ValueError(f"{self.recipe.method.name} needs text, and `calibration` does not say which")
         return self
 
     @property
@@ -218,10 +222,12 @@ class Plan(_Data):
 
     @property
     def hash(self) -> str:
-        """SHA-256 of what was decided, whoever decided it: modules, schemes, rows, dtype, fold and cache."""
+        """SHA-256 of what was decided, whoever decided it: modules, schemes, rows, dtype, method, fold and cache."""
         decision = self.model_dump(mode="json", include={"version", "dtype", "modules"})
         for module in decision["modules"]:
             del module["reason"]
+        if self.recipe.calibrates_weights and self.calibration is not None:
+            decision["method"] = [self.recipe.method.model_dump(), self.calibration.hash]
         if self.fold:
             decision["fold"] = self.fold
         if self.cache is not None:

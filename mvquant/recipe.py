@@ -22,11 +22,11 @@ from pydantic_core import ErrorDetails
 from mvquant.cache_recipe import Fold, KeyPolicy, KvCache
 from mvquant.errors import ConfigError, UnknownNameError, nearest_name
 from mvquant.heads import Role
+from mvquant.method_settings import METHOD_SETTINGS, Method, MethodSettings, Rtn
 from mvquant.resources import resource_folder
 from mvquant.scheme import WeightScheme
 
 PolicyName = Literal["massive", "sensitivity", "slow-pairs", "random", "fast-pairs", "top-norm", "whole-module", "none"]
-MethodName = Literal["rtn"]
 
 MEASURED_POLICIES = frozenset({"massive", "sensitivity", "top-norm"})
 """Policies that need calibration statistics; the others are data-free."""
@@ -40,7 +40,7 @@ class Weights(_Data):
     """How the rows that are not protected are stored, and how their values are chosen."""
 
     scheme: WeightScheme
-    method: MethodName = "rtn"
+    method: Method = Rtn()
     ignore: tuple[str, ...] = ()
     """Shell patterns of module names that stay in the model's dtype, such as `*.down_proj`."""
 
@@ -50,6 +50,12 @@ class Weights(_Data):
         if not scheme.is_quantized:
             raise ValueError("bf16 quantizes nothing; choose 8, 4, 3 or 2 bits")
         return scheme
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Weights":
+        if mistake := impossible(self.scheme, self.method):
+            raise ValueError(mistake)
+        return self
 
 
 class Protect(_Data):
@@ -107,22 +113,51 @@ class Recipe(_Data):
         """Scheme of the protected rows; that of all rows where no weight is quantized."""
         if self.weights is None:
             return WeightScheme(bits=16)
+        if self.weights.scheme.activations and self.protect.scheme is None:
+            return WeightScheme(bits=16)
         return self.protect.scheme or self.weights.scheme.model_copy(update={"bits": 8})
 
     @property
-    def method(self) -> MethodName:
+    def method(self) -> MethodSettings:
         """How values of quantized weights are chosen."""
-        return "rtn" if self.weights is None else self.weights.method
+        return Rtn() if self.weights is None else self.weights.method
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether the plan depends on Q, K and V over calibration text."""
+        return self.protect.policy in MEASURED_POLICIES or self.kv_cache is not None or self.fold is not None
+
+    @property
+    def calibrates_weights(self) -> bool:
+        """Whether the values of the weights depend on calibration text."""
+        static = self.weights is not None and self.weights.scheme.activations == "tensor"
+        return static or self.method.name != "rtn"
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether the model has to be measured on text."""
-        return self.protect.policy in MEASURED_POLICIES or self.kv_cache is not None or self.fold is not None
+        """Whether it needs calibration text, for the plan or for the weights."""
+        return self.needs_statistics or self.calibrates_weights
 
     @property
     def needs_rope(self) -> bool:
         """Whether it asks for something that only models with RoPE have."""
         return self.protect.policy != "none" or self.kv_cache is not None or self.fold is not None
+
+
+def impossible(scheme: WeightScheme, method: MethodSettings) -> str | None:
+    """What a method cannot do with a scheme, and the way out; None where it can."""
+    if method.name == "smoothquant" and not scheme.activations:
+        return (
+            f"smoothquant makes activations easy to round, and {scheme.name} rounds none: use w8a8 or w8a8-static, "
+            "or awq for weights alone"
+        )
+    if method.name in ("awq", "autoround") and scheme.activations:
+        return f"{method.name} rounds weights only, not activations ({scheme.name}): use smoothquant, gptq or rtn"
+    if method.backend in ("gptqmodel", "auto-gptq") and scheme.activations:
+        return f"{method.backend} rounds weights only, not activations ({scheme.name}): use backend llmcompressor"
+    if method.backend == "autoawq" and (scheme.bits != 4 or scheme.symmetric):
+        return f"autoawq does 4 bits with zero points only, not {scheme.name}: use w4a16-asym, or backend llmcompressor"
+    return None
 
 
 def parse_recipe(text: str, where: str) -> Recipe:
@@ -172,6 +207,10 @@ def _explain(detail: ErrorDetails) -> str:
     if detail["type"] == "extra_forbidden":
         known = _keys_at(detail["loc"][:-1])
         return f"{place}: unknown key, {nearest_name(str(detail['loc'][-1]), known)}known: {', '.join(known)}"
+    if detail["type"] == "union_tag_invalid":
+        name = str(detail["input"].get("name"))
+        nearest = nearest_name(name, METHOD_SETTINGS)
+        return f"{place}: unknown method {name!r}, {nearest}known: {', '.join(METHOD_SETTINGS)}"
     if detail["type"] == "literal_error":
         return f"{place}: {_nearest_value(detail)}{detail['msg']}, not {detail['input']!r}"
     message = detail["msg"].removeprefix("Value error, ")
@@ -186,6 +225,10 @@ def _nearest_value(detail: ErrorDetails) -> str:
 def _keys_at(loc: Iterable[int | str]) -> list[str]:
     model: type[BaseModel] = Recipe
     for part in loc:
+        if part == "method":
+            continue
+        if part in METHOD_SETTINGS:
+            return list(METHOD_SETTINGS[part].model_fields)
         annotation = model.model_fields[str(part)].annotation
         choices = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
         model = next(each for each in choices if isinstance(each, type) and issubclass(each, BaseModel))

@@ -1,11 +1,12 @@
 """Number formats for weights: how many bits, in which groups, on which grid.
 
-Names are the field's (compressed-tensors, vLLM): `w4a16` has 4-bit weights and 16-bit activations.
+Names are the field's (compressed-tensors, vLLM): `w4a16` has 4-bit weights and 16-bit activations, `w8a8` rounds
+activations too, with one scale per token, `w8a8-static` with one scale for all.
 """
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mvquant.errors import nearest_name
 
@@ -15,7 +16,8 @@ class WeightScheme(BaseModel):
 
     A row is cut into groups of `group_size` neighbouring columns; each group has one scale and, if
     asymmetric, one zero point of `bits` bits. `group_size=-1` makes the whole row one group.
-    `bits=16` (named `bf16`) keeps the rows in the model's dtype: no scale, no groups.
+    `bits=16` (named `bf16`) keeps the rows in the model's dtype: no scale, no groups. `activations` says whether what
+    the rows are multiplied with is rounded to 8 bits: with a scale per token, or one per tensor from calibration.
 
     >>> WeightScheme(bits=4, group_size=128).name
     'w4a16'
@@ -28,6 +30,7 @@ class WeightScheme(BaseModel):
     bits: Literal[2, 3, 4, 8, 16]
     group_size: int = 128
     symmetric: bool = True
+    activations: Literal["token", "tensor"] | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @field_validator("group_size")
     @classmethod
@@ -41,11 +44,22 @@ class WeightScheme(BaseModel):
     def _from_name(cls, value: object) -> object:
         return parse_scheme_name(value) if isinstance(value, str) else value
 
+    @model_validator(mode="after")
+    def _integer_products(self) -> "WeightScheme":
+        if self.activations and (self.bits, self.group_size, self.symmetric) != (8, -1, True):
+            raise ValueError(
+                "activations are rounded only with symmetric 8-bit weights and one group a row (group_size -1): "
+                "products of integers need one scale for all of them"
+            )
+        return self
+
     @property
     def name(self) -> str:
         """The name that `scheme(name)` reads back."""
         if self.bits == 16:
             return "bf16"
+        if self.activations:
+            return "w8a8" if self.activations == "token" else "w8a8-static"
         group = {128: "", -1: "-row"}.get(self.group_size, f"-g{self.group_size}")
         return f"w{self.bits}a16{group}{'' if self.symmetric else '-asym'}"
 
@@ -95,7 +109,9 @@ def parse_scheme_name(name: str) -> dict[str, object]:
     return dict(_FIELDS[name])
 
 
-SCHEME_GRAMMAR = "w8a16, w4a16, w3a16 or w2a16, then -g64, -g32 or -row for the group, then -asym; or bf16"
+SCHEME_GRAMMAR = (
+    "w8a16, w4a16, w3a16 or w2a16, then -g64, -g32 or -row for the group, then -asym; or w8a8, w8a8-static, bf16"
+)
 
 _QUANTIZED: dict[str, dict[str, object]] = {
     f"w{bits}a16{group}{grid}": {"bits": bits, "group_size": group_size, "symmetric": not grid}
@@ -103,7 +119,11 @@ _QUANTIZED: dict[str, dict[str, object]] = {
     for group, group_size in (("", 128), ("-g64", 64), ("-g32", 32), ("-row", -1))
     for grid in ("", "-asym")
 }
-_FIELDS: dict[str, dict[str, object]] = {**_QUANTIZED, "bf16": {"bits": 16}}
+_ROUNDED: dict[str, dict[str, object]] = {
+    name: {"bits": 8, "group_size": -1, "symmetric": True, "activations": activations}
+    for name, activations in (("w8a8", "token"), ("w8a8-static", "tensor"))
+}
+_FIELDS: dict[str, dict[str, object]] = {**_QUANTIZED, **_ROUNDED, "bf16": {"bits": 16}}
 
 SCHEME_NAMES = tuple(_FIELDS)
 """Every weight scheme by name."""

@@ -7,6 +7,7 @@ memory of those could not be used again.
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +73,11 @@ class ShardWriter:
         self._pending[name] = _Entry(CODES[tensor.dtype], tuple(tensor.shape), tensor.itemsize, start, stop)
         self._pending_bytes += tensor.nbytes
         self.total_bytes += tensor.nbytes
+
+    def add_all(self, tensors: Mapping[str, Tensor]) -> None:
+        """Write tensors."""
+        for name, tensor in tensors.items():
+            self.add(name, tensor)
 
     def close(self) -> None:
         """Finish the last file, and give all their final names: one file, or several and an index."""

@@ -16,7 +16,7 @@ from mvquant.checkpoint.native import GUARD, guard_name, quantization_config
 from mvquant.checkpoint.shards import ShardWriter
 from mvquant.checkpoint.staging import staged_folder
 from mvquant.errors import CheckpointError
-from mvquant.methods import plan_factors, quantize_module, require_plan_fit
+from mvquant.methods import WeightResults, plan_factors, quantize, require_plan_fit, require_results
 from mvquant.plan import ModulePlan, Plan
 from mvquant.readable_json import numbers_in_a_row
 
@@ -36,23 +36,27 @@ def write_checkpoint(
     *,
     overwrite: bool = False,
     shard_bytes: int = DEFAULT_SHARD_BYTES,
+    results: WeightResults | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Fold and quantize `source` as `plan` says and write it to `out`, which appears only when it is complete.
 
-    At most one weight of the model, and what is made of it, is in memory.
+    At most one weight of the model, and what is made of it, is in memory. `results` is what a calibrated method made
+    of the weights, where the plan names one; all others are rounded here.
 
     Raises:
-        PlanError: the plan is for another model.
+        PlanError: the plan is for another model, or names a calibrated method without results.
         UnsupportedModelError: the plan speaks of a cache or folds, and the model has no RoPE.
         CheckpointError: a tensor is missing, not finite, or cannot be read; the disk is full.
         UsageError: `out` exists, and `overwrite` was not asked for.
     """
     require_plan_fit(plan, view)
+    require_results(plan, results)
     sources = checkpoint_sources(view, source.files)
     _check_ties(source, view)
     with staged_folder(out, overwrite=overwrite) as folder, _one_thread():
-        _write_weights(source, view, plan, sources, ShardWriter(folder, shard_bytes, {"format": "pt"}), progress)
+        writer = ShardWriter(folder, shard_bytes, {"format": "pt"})
+        _write_weights(source, view, plan, sources, writer, results, progress)
         _write_config(source, plan, folder)
         plan.save(folder / PLAN_FILE)
         _copy_companions(source.folder, folder)
@@ -78,6 +82,7 @@ def _write_weights(
     plan: Plan,
     sources: Mapping[str, Source],
     writer: ShardWriter,
+    results: WeightResults | None,
     progress: Progress | None,
 ) -> None:
     weights = {weight.name: weight for weight in view.weights}
@@ -86,6 +91,13 @@ def _write_weights(
     for done, (parameter, made_of) in enumerate(sources.items()):
         if progress:
             progress(parameter, done, len(sources))
+        if results is not None and parameter in planned:
+            name = planned[parameter].name
+            writer.add_all({f"{name}.{part}": tensor for part, tensor in results.state(name).items()})
+            continue
+        if results is not None and parameter in results.changed:
+            writer.add(parameter, results.parameter(parameter))
+            continue
         tensors = source.read(made_of.tensors)
         tensor = made_of.assemble([tensors[name] for name in made_of.tensors])
         del tensors
@@ -96,8 +108,7 @@ def _write_weights(
             writer.add(parameter, tensor)
         else:
             weight = tensor.T if weights[module.name].transposed else tensor
-            for name, part in _quantize(module, weight, plan).items():
-                writer.add(f"{module.name}.{name}", part)
+            writer.add_all({f"{module.name}.{part}": made for part, made in _quantize(module, weight).items()})
     if (guard := guard_name(plan)) is not None:
         writer.add(guard, GUARD)
     writer.close()
@@ -105,12 +116,12 @@ def _write_weights(
         progress("", len(sources), len(sources))
 
 
-def _quantize(module: ModulePlan, weight: Tensor, plan: Plan) -> dict[str, Tensor]:
+def _quantize(module: ModulePlan, weight: Tensor) -> dict[str, Tensor]:
     # the extremes are NaN or infinite if any weight is, and cost a fortieth of looking at every weight
     if not all(torch.isfinite(extreme) for extreme in weight.aminmax()):
         count = int((~torch.isfinite(weight)).sum())
         raise CheckpointError(f"{module.name}: {count} of {weight.numel()} weights are NaN or infinite: mend the model")
-    return quantize_module(module, weight, method=plan.recipe.method)
+    return quantize(module, weight)
 
 
 def _check_ties(source: Checkpoint, view: ModelView) -> None:

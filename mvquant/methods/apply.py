@@ -6,33 +6,57 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from mvquant.arch import ModelView, model_view
+from mvquant.errors import PlanError
 from mvquant.folding import RowFactors, fold_factors, recorded_scales
 from mvquant.kvcache.fit import require_cache_fit
-from mvquant.methods.table import quantize_module
+from mvquant.methods.results import WeightResults
+from mvquant.methods.rtn import quantize as quantize_module
 from mvquant.plan import ModulePlan, Plan, check_plan_fits
 from mvquant.quant import MixedRowLinear, QuantizedExperts, replace_weight
 
 
-def apply_plan(model: PreTrainedModel, plan: Plan) -> PreTrainedModel:
+def apply_plan(model: PreTrainedModel, plan: Plan, results: WeightResults | None = None) -> PreTrainedModel:
     """Fold and quantize a model in memory, in place; its logits equal those of the checkpoint that the plan would give.
 
     The cache is no part of the model: `planned_cache` brings it.
 
+    Args:
+        model: the model.
+        plan: what to do.
+        results: what a calibrated method made of it, where the plan names one.
+
     Raises:
-        PlanError: the plan is for another model.
+        PlanError: the plan is for another model, or names a calibrated method without results.
     """
     view = model_view(model.config)
     require_plan_fit(plan, view)
+    require_results(plan, results)
     with torch.no_grad():
         for name, factors in plan_factors(plan, view).items():
             parameter = model.get_parameter(name)
             parameter.copy_(factors.folded(parameter))
+        for name in results.changed if results else ():
+            parameter = model.get_parameter(name)
+            parameter.copy_(results.parameter(name))
     for module in plan.modules:
         if module.scheme.is_quantized:
             weight, bias = _weight_and_bias(model, module)
-            state = quantize_module(module, weight, plan.recipe.method)
+            state = results.state(module.name) if results else quantize_module(module, weight)
             replace_weight(model, module.name, _filled(module, state, bias))
     return model
+
+
+def require_results(plan: Plan, results: WeightResults | None) -> None:
+    """Refuse to round to nearest what a plan gives to a calibrated method.
+
+    Raises:
+        PlanError: names the method.
+    """
+    if plan.recipe.calibrates_weights and results is None:
+        raise PlanError(
+            f"the plan's weights are for {plan.recipe.method.name}, which runs the model on calibration text: "
+            "quantize a model folder with `mvquant quantize --plan`"
+        )
 
 
 def require_plan_fit(plan: Plan, view: ModelView) -> None:

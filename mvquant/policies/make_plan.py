@@ -26,7 +26,13 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 def make_plan(
-    view: ModelView, recipe: Recipe, *, model: str, dtype: Dtype, stats: CalibrationStats | None = None
+    view: ModelView,
+    recipe: Recipe,
+    *,
+    model: str,
+    dtype: Dtype,
+    stats: CalibrationStats | None = None,
+    calibration: CalibrationRecord | None = None,
 ) -> Plan:
     """Decide what becomes of every weight.
 
@@ -35,7 +41,8 @@ def make_plan(
         recipe: what is wanted.
         model: the name to record.
         dtype: the model's dtype on disk.
-        stats: what calibration measured, before anything is folded; see `Recipe.needs_calibration`.
+        stats: what calibration measured, before anything is folded; see `Recipe.needs_statistics`.
+        calibration: the text for the weights' values (`Recipe.calibrates_weights`); by default that of `stats`.
 
     Raises:
         UnsupportedModelError: rows are to be protected, K cached or scales folded in a model without RoPE.
@@ -43,7 +50,7 @@ def make_plan(
         PlanError: nothing to quantize, or groups that do not divide a module's columns or a head's dims.
     """
     require_rope(view, recipe)
-    if recipe.needs_calibration and stats is None:
+    if recipe.needs_statistics and stats is None:
         raise CalibrationError(f"{_measures(recipe)} measures the model: give calibration statistics")
     float_bits = 32 if dtype == "float32" else 16
     fold, seen, cache = (), stats, None
@@ -67,7 +74,7 @@ def make_plan(
         prefill=recipe.kv_cache.prefill if recipe.kv_cache else "rounded",
         round_queries=recipe.kv_cache.round_queries if recipe.kv_cache else False,
         training_context=training_context(view.config) if view.has_rope else None,
-        calibration=None if stats is None else _record(stats),
+        calibration=calibration if stats is None else _record(stats),
         made_with={
             **{name: version(name) for name in ("mvquant", "torch", "transformers")},
             "python": platform.python_version(),

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int8, Int64
+from jaxtyping import Float, Int8, Int32, Int64
 from torch import Tensor
 
 from mvquant.errors import PlanError
@@ -48,7 +48,7 @@ def quantize_weight(
     if protected_scheme is None:
         message = f"{len(protected_rows)} protected rows have no scheme: give protected_scheme"
         raise PlanError(message)
-    rows = _checked_rows(protected_rows, len(weight)).to(weight.device)
+    rows = checked_rows(protected_rows, len(weight)).to(weight.device)
     base = base_rows(rows, len(weight))
     base_state = _quantize_part("weight", weight[base], scheme) if len(base) else {}
     return {
@@ -175,7 +175,14 @@ def _quantize_part(part: PartName, weight: Float[Tensor, "rows columns"], scheme
     if not scheme.is_quantized:
         return {f"{part}_weight": weight.clone()}
     grid = fit_grid(weight, scheme)
-    state = {f"{part}_packed": pack(quantize(weight, grid, scheme), scheme.bits), f"{part}_scale": grid.scale}
+    return packed_part(part, quantize(weight, grid, scheme), grid, scheme)
+
+
+def packed_part(
+    part: PartName, integers: Int8[Tensor, "rows columns"], grid: Grid, scheme: WeightScheme
+) -> dict[str, Tensor]:
+    """Return integers and their grid as the tensors of a part."""
+    state = {f"{part}_packed": pack(integers, scheme.bits), f"{part}_scale": grid.scale}
     if grid.zero_point is not None:
         state[f"{part}_zero_point"] = pack(grid.zero_point.T.contiguous(), scheme.bits).T.contiguous()
     return state
@@ -192,8 +199,12 @@ def _empty_part(part: PartName, rows: int, columns: int, scheme: WeightScheme, d
     return {**state, f"{part}_scale": torch.empty(rows, groups, dtype=dtype, device="meta")}
 
 
-def _checked_rows(protected_rows: Sequence[int], rows: int) -> Tensor:
-    """Return protected rows as ascending int32."""
+def checked_rows(protected_rows: Sequence[int], rows: int) -> Int32[Tensor, " protected"]:
+    """Return protected rows as ascending int32.
+
+    Raises:
+        PlanError: rows that the matrix lacks, or that are named twice.
+    """
     ordered = sorted(protected_rows)
     if ordered[0] < 0 or ordered[-1] >= rows or len(set(ordered)) < len(ordered):
         message = f"protected rows {ordered[0]}..{ordered[-1]} are not different rows of 0..{rows - 1}"
