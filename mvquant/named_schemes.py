@@ -38,6 +38,7 @@ COMMON_SCHEMES = (
 CACHE_SINKS = 4
 """First tokens that schemes leave as they come: all tokens look at them, and their keys are like no others."""
 
+_METHOD_OF: dict[str, MethodName] = {str(name): name for name in METHOD_SETTINGS}
 _METHODS = "|".join(name for name in METHOD_SETTINGS if name != "rtn")
 _SCHEME = re.compile(
     rf"(?P<protects>mv-protect)?-?(?P<method>{_METHODS})?-?(?P<weights>w.*?)?-?"
@@ -100,7 +101,7 @@ def _parts(name: str) -> _Parts | None:
     if (weights is None and (cache is None or named)) or (key_bits is not None and not 1 <= key_bits <= 8):
         return None
     scheme = None if weights is None else WeightScheme.model_validate(weights)
-    method: MethodName = next((each for each in METHOD_SETTINGS if each == named), "rtn")
+    method = _METHOD_OF[named or "rtn"]
     if scheme is not None and impossible(scheme, METHOD_SETTINGS[method]()):
         return None
     value_bits = ValueFormat.model_validate({"bits": int(found["v"] or 16)}).bits
