@@ -1,6 +1,6 @@
 """Time and memory of quantizing a 1.1 B-parameter model without data: mvquant against llm-compressor.
 
-    python benchmarks/quantize.py --llmcompressor-python /path/to/other/venv/bin/python
+    python -m benchmarks.quantize --llmcompressor-python /path/to/other/venv/bin/python
 
 A random Llama-shaped model is saved as an ordinary folder. Each program then quantizes it in a process of its
 own, imports and writing included, as a user would run it; the programs take turns. llm-compressor runs both of
@@ -10,12 +10,10 @@ its ways: `oneshot`, which loads the model, and `model_free_ptq`, which works on
 import argparse
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -23,12 +21,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.measured_process import Run, machine, measured_run
+
 # Linux counts the memory of the process that starts a child into the child's own maximum: nothing heavy is
 # imported up here.
 
 RESULTS = Path(__file__).parent / "results" / "quantize.json"
-MIB = 1 << 20
-POLL_SECONDS = 0.02
 LLAMA_1B = {
     "num_hidden_layers": 22,
     "hidden_size": 2048,
@@ -59,24 +57,6 @@ class Contender:
     name: str
     python: str
     command: Callable[[Path, Path], Sequence[str | Path]]
-
-
-@dataclass(frozen=True)
-class Run:
-    """What one run took."""
-
-    seconds: float
-    """Wall clock from start to exit."""
-    cpu_seconds: float
-    """User and system time of all threads."""
-    peak_mib: float
-    """Largest resident set that the kernel saw, mapped files included."""
-    peak_anonymous_mib: float
-    """Largest sample of the resident set without mapped files."""
-    disk_bytes: int
-    """Size of the folder written."""
-    other_cpu_seconds: float
-    """What the rest of the machine computed meanwhile; much of it makes `seconds` too long."""
 
 
 @dataclass
@@ -112,13 +92,14 @@ def race(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="bench-quantize-", dir=options.work) as work:
         model, recipe, out = Path(work, "model"), Path(work, "recipe.yaml"), Path(work, "out")
         recipe.write_text(RECIPE, encoding="utf-8")
-        make = [__file__, "--make-model", model, "--size", options.size, "--seed", str(options.seed)]
+        make = ["-m", "benchmarks.quantize", "--make-model", model, "--size", options.size, "--seed", str(options.seed)]
         subprocess.run([sys.executable, *make], check=True, env=environment)
         contenders = _contenders(options.llmcompressor_python, recipe)
         results = {each.name: _prepared(each) for each in contenders}
         for repeat in range(options.repeats):
             for contender in contenders:
-                run = _measure(contender, model, out, environment)
+                command = [contender.python, *contender.command(model, out)]
+                run = measured_run(contender.name, command, out, environment)
                 result = results[contender.name]
                 result.runs.append(run)
                 result.quantized_modules = _count_packed(out)
@@ -179,7 +160,7 @@ def _contenders(llmcompressor_python: str, recipe: Path) -> list[Contender]:
         return ["-m", "mvquant", "quantize", model, "--recipe", recipe, "-o", out]
 
     def this(flag: str) -> Callable[[Path, Path], Sequence[str | Path]]:
-        return lambda model, out: [Path(__file__), flag, model, out]
+        return lambda model, out: ["-m", "benchmarks.quantize", flag, model, out]
 
     return [
         Contender(OURS, sys.executable, quantize),
@@ -194,48 +175,6 @@ def _prepared(contender: Contender) -> Result:
     command = ["python", *contender.command(Path("MODEL"), Path("OUT"))]
     versions = {name: version for name, version in json.loads(asked.stdout).items() if name in PACKAGES}
     return Result(versions, " ".join(part.name if isinstance(part, Path) else part for part in command))
-
-
-def _measure(contender: Contender, model: Path, out: Path, environment: dict[str, str]) -> Run:
-    os.sync()  # else a run pays for what the one before it wrote
-    log = out.with_suffix(".log")
-    with log.open("w") as stream:
-        busy, started = _busy_seconds(), time.perf_counter()
-        command = [contender.python, *contender.command(model, out)]
-        process = subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT)
-        anonymous = 0
-        while True:
-            anonymous = max(anonymous, _anonymous_bytes(process.pid))
-            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-            if pid:
-                break
-            time.sleep(POLL_SECONDS)
-        seconds, busy = time.perf_counter() - started, _busy_seconds() - busy
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"{contender.name} failed:\n{log.read_text()}")
-    cpu_seconds = usage.ru_utime + usage.ru_stime
-    return Run(
-        seconds=round(seconds, 2),
-        cpu_seconds=round(cpu_seconds, 2),
-        peak_mib=round(usage.ru_maxrss * 1024 / MIB, 1),
-        peak_anonymous_mib=round(anonymous / MIB, 1),
-        disk_bytes=sum(path.stat().st_size for path in out.rglob("*") if path.is_file()),
-        other_cpu_seconds=round(busy - cpu_seconds, 2),
-    )
-
-
-def _anonymous_bytes(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
-    # a process that has just ended has no such line
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
-
-
-def _busy_seconds() -> float:
-    """Seconds that all cores together were not idle since the machine started."""
-    with Path("/proc/stat").open(encoding="utf-8") as stream:
-        user, nice, system, _idle, _wait, *interrupts = map(int, stream.readline().split()[1:9])
-    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
 
 
 def _count_packed(folder: Path) -> int:
@@ -257,9 +196,9 @@ def _report(options: argparse.Namespace, results: dict[str, Result], repeats: in
     return {
         "benchmark": "quantize",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": "python benchmarks/quantize.py "
+        "command": "python -m benchmarks.quantize "
         + " ".join("PATH" if "/" in each else each for each in sys.argv[1:]),
-        "machine": _machine(),
+        "machine": machine(),
         "threads": options.threads,
         "seed": options.seed,
         "repeats": repeats,
@@ -271,18 +210,6 @@ def _report(options: argparse.Namespace, results: dict[str, Result], repeats: in
             for name, theirs in medians.items()
             if name != OURS
         },
-    }
-
-
-def _machine() -> dict[str, Any]:
-    fields = [line.partition(":") for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()]
-    models = [value.strip() for key, _, value in fields if key.strip() == "model name"]
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "cpu": next(iter(models), platform.processor()),
-        "cores": os.cpu_count(),
-        "memory_gib": round(memory / (1 << 30), 1),
-        "system": platform.platform(),
     }
 
 

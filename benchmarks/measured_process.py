@@ -1,0 +1,90 @@
+"""A program in a process of its own, and what it took. Linux only: it reads /proc and the kernel's own maximum."""
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Linux counts the memory of the process that starts a child into the child's own maximum: nothing heavy is
+# imported up here.
+
+MIB = 1 << 20
+POLL_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run took."""
+
+    seconds: float
+    """Wall clock from start to exit."""
+    cpu_seconds: float
+    """User and system time of all threads."""
+    peak_mib: float
+    """Largest resident set that the kernel saw, mapped files included."""
+    peak_anonymous_mib: float
+    """Largest sample of the resident set without mapped files."""
+    disk_bytes: int
+    """Size of the folder written."""
+    other_cpu_seconds: float
+    """What the rest of the machine computed meanwhile; much of it makes `seconds` too long."""
+
+
+def measured_run(name: str, command: Sequence[str | Path], out: Path, environment: Mapping[str, str]) -> Run:
+    """Run a command that writes the folder `out`; exit with its log if it fails."""
+    os.sync()  # else a run pays for what the one before it wrote
+    log = out.with_suffix(".log")
+    with log.open("w") as stream:
+        busy, started = _busy_seconds(), time.perf_counter()
+        process = subprocess.Popen(command, env=dict(environment), stdout=stream, stderr=subprocess.STDOUT)
+        anonymous = 0
+        while True:
+            anonymous = max(anonymous, _anonymous_bytes(process.pid))
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+            if pid:
+                break
+            time.sleep(POLL_SECONDS)
+        seconds, busy = time.perf_counter() - started, _busy_seconds() - busy
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"{name} failed:\n{log.read_text()}")
+    cpu_seconds = usage.ru_utime + usage.ru_stime
+    return Run(
+        seconds=round(seconds, 2),
+        cpu_seconds=round(cpu_seconds, 2),
+        peak_mib=round(usage.ru_maxrss * 1024 / MIB, 1),
+        peak_anonymous_mib=round(anonymous / MIB, 1),
+        disk_bytes=sum(path.stat().st_size for path in out.rglob("*") if path.is_file()),
+        other_cpu_seconds=round(busy - cpu_seconds, 2),
+    )
+
+
+def machine() -> dict[str, Any]:
+    """Say which machine this is."""
+    fields = [line.partition(":") for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()]
+    models = [value.strip() for key, _, value in fields if key.strip() == "model name"]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cpu": next(iter(models), platform.processor()),
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory / (1 << 30), 1),
+        "system": platform.platform(),
+    }
+
+
+def _anonymous_bytes(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    # a process that has just ended has no such line
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
+
+
+def _busy_seconds() -> float:
+    """Seconds that all cores together were not idle since the machine started."""
+    with Path("/proc/stat").open(encoding="utf-8") as stream:
+        user, nice, system, _idle, _wait, *interrupts = map(int, stream.readline().split()[1:9])
+    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
