@@ -1,5 +1,6 @@
 """A whole comparison, in order: open the model, find what to ask, plan, answer, judge, write the tables."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,8 +22,13 @@ from mvquant.comparison import (
 )
 from mvquant.comparison.fingerprint import folder_hash
 from mvquant.comparison.results import ANALYSIS_FILE, STATS_FILE
-from mvquant.errors import CalibrationError
+from mvquant.errors import CalibrationError, CheckpointError, EvaluationError, UsageError
+from mvquant.evaluation.chat import as_chat
+from mvquant.evaluation.missing import describe_missing
 from mvquant.evaluation.run import Progress
+from mvquant.evaluation.tasks import AvailableTasks
+from mvquant.evaluation.text_length import count_tokens
+from mvquant.plan import Plan
 from mvquant.recipe import Calibration
 from mvquant.reference import reference_texts
 from mvquant.report import write_report
@@ -60,10 +66,13 @@ def compare_models(
     opened = pipeline.open_model(recipe.model)
     tokenizer = pipeline.load_tokenizer(opened.checkpoint.folder)
     names = recipe.tasks or tuple(pipeline.default_tasks(recipe.model))
-    tasks = pipeline.find_tasks(names, data_dir)
-    folders = {entry.name: entry.checkpoint for entry in recipe.variants if entry.checkpoint is not None}
-    check_tokenizers(tokenizer, {name: pipeline.load_tokenizer(folder) for name, folder in folders.items()}, tasks)
+    found = pipeline.find_available_tasks(names, data_dir, count_tokens(lambda: tokenizer))
+    if found.missing:
+        _tell_missing(found, note, named=bool(recipe.tasks))
+    tasks = as_chat(found.tasks, tokenizer) if recipe.chat_template else found.tasks
+    check_tokenizers(tokenizer, _tokenizers(recipe), tasks)
     questions = Questions(
+        without_data={task.name: task.why for task in found.missing},
         tasks=tuple(tasks),
         harness=tuple(pipeline.find_harness_tasks(names)),
         sequences=() if recipe.text is None else tuple(_sequences(recipe.model, opened, tokenizer, recipe.text)),
@@ -74,12 +83,54 @@ def compare_models(
         view=opened.view,
         hash=folder_hash(opened.checkpoint.folder),
         measure=_measure_once(recipe.model, opened, out, progress),
+        quantize=_quantizer(opened, setting, progress, note),
     )
     results = run_comparison(
         recipe, baseline, questions, pipeline.load_model, out, setting=setting, progress=progress, note=note
     )
     write_report(out)
     return results
+
+
+def _quantizer(
+    opened: pipeline.OpenModel, setting: Setting, progress: Progress, note: Note
+) -> Callable[[Plan, Path], None]:
+    """Give a function that writes a checkpoint, and goes on where it was interrupted."""
+
+    def quantize(plan: Plan, folder: Path) -> None:
+        place = pipeline.Workplace(resume=True, device=pipeline.own_device(setting.device))
+        pipeline.quantize(opened, plan, folder, progress=progress, place=place, note=note)
+
+    return quantize
+
+
+def _tell_missing(found: AvailableTasks, note: Note, *, named: bool) -> None:
+    """Go on without tasks whose data is not there, unless they were asked for by name, or nothing is left.
+
+    Raises:
+        EvaluationError: names every task, and the way to its data.
+    """
+    message = describe_missing(found.missing)
+    if named or not found.tasks:
+        raise EvaluationError(message)
+    note(message)
+
+
+def _tokenizers(recipe: ComparisonRecipe) -> dict[str, PreTrainedTokenizerBase]:
+    """Those of finished checkpoints, by the name of the variant.
+
+    Raises:
+        UsageError: a folder has none.
+    """
+    found: dict[str, PreTrainedTokenizerBase] = {}
+    for entry in recipe.variants:
+        if entry.checkpoint is not None and entry.checkpoint.is_dir():
+            try:
+                found[entry.name] = pipeline.load_tokenizer(entry.checkpoint)
+            except CheckpointError as error:
+                way_out = f"copy the tokenizer files of {recipe.model} into it if it was made of that model"
+                raise UsageError(f"variant {entry.name}: {error}; {way_out}") from None
+    return found
 
 
 def _sequences(
@@ -112,8 +163,23 @@ def _measure_once(
                 model, opened, calibration, lambda _, done, total: progress("calibrating", done, total)
             )
             if len(known) == 1:
-                save_analysis(analyze(opened.view, known[calibration], model=model), out / ANALYSIS_FILE)
-                save_stats(known[calibration], out / STATS_FILE)
+                analysis = analyze(opened.view, known[calibration], model=model)
+                _save_whole(out / ANALYSIS_FILE, lambda path: save_analysis(analysis, path))
+                _save_whole(out / STATS_FILE, lambda path: save_stats(known[calibration], path))
         return known[calibration]
 
     return measure
+
+
+def _save_whole(path: Path, save: Callable[[Path], None]) -> None:
+    """Have a file written beside its place, and put there when it is complete."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        try:
+            save(beside)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        message = f"cannot write {path}: {error}"
+        raise EvaluationError(message) from None

@@ -25,7 +25,10 @@ def compare(
         str | None, typer.Argument(metavar="[RECIPE]", help="A comparison: a file, or a shipped one by name.")
     ] = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for results; an earlier one goes on.")
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Folder for report.html and all else; an earlier one goes on."
+        ),
     ] = Path("comparison"),
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="The baseline: a folder, a Hub id, or `reference`.")
@@ -39,6 +42,12 @@ def compare(
     tasks: Annotated[str | None, typer.Option(help="Tasks or groups, separated by commas.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many items of each task.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Prompts per batch; 64 by default.")] = None,
+    chat_template: Annotated[
+        bool | None,
+        typer.Option(
+            "--chat-template/--no-chat-template", help="Put prompts into the chat template of the baseline's tokenizer."
+        ),
+    ] = None,
     equal_bytes: Annotated[
         bool | None,
         typer.Option("--equal-bytes/--no-equal-bytes", help="Add controls that spend the same bytes otherwise."),
@@ -62,9 +71,12 @@ def compare(
 ) -> None:
     """Compare a model with variants of it: what did reading lose, what did recall lose, is the difference real?
 
-    DIR gets results.json, flips.jsonl, table.md and the plan of every variant. Each answer is kept as soon as it is
-    there: the same command goes on where it was interrupted. A variant that fails is recorded, the others finish,
-    and the exit code is 1.
+    DIR gets report.html (the page to read), table.md (the same as a table), cards/NAME.md (a section for the model card
+    of each checkpoint), results.json (every figure), flips.jsonl (items that some answered right and others wrong),
+    plans/NAME.json, analysis.json and stats.safetensors (massive values of the model, where they were measured),
+    checkpoints/NAME (of methods that calibrate) and pieces/ (every answer). Each answer is kept as soon as it is there:
+    the same command goes on where it was interrupted. A variant that fails is recorded, the others finish, and the exit
+    code is 1.
 
         mvquant compare --model reference --schemes w3a16,mv-protect-w3a16 --equal-bytes -o out
     """
@@ -72,6 +84,7 @@ def compare(
         "tasks": tasks,
         "limit": limit,
         "batch_size": batch_size,
+        "chat_template": chat_template,
         "equal_bytes": equal_bytes,
         "noise_floor": noise_floor,
         "seed": seed,
@@ -92,7 +105,7 @@ def compare(
         print_json(results.model_dump(mode="json"))
     else:
         out.file.write(report.comparison_markdown(results))
-    err.print(f"wrote {output}", highlight=False)
+    err.print(f"wrote {output}: open {output / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
     if not results.complete:
         raise typer.Exit(1)
 

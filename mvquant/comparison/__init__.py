@@ -3,6 +3,7 @@
 recipe -> variants (all planned first) -> answers, one file each -> judge -> results.json
 """
 
+from mvquant.comparison.questions import Questions, check_tokenizers
 from mvquant.comparison.recipe import (
     ComparisonRecipe,
     TextSettings,
@@ -26,7 +27,7 @@ from mvquant.comparison.results import (
     load_comparison,
     load_flips,
 )
-from mvquant.comparison.runner import Questions, Setting, check_tokenizers, run_comparison
+from mvquant.comparison.runner import Setting, run_comparison
 from mvquant.comparison.variants import Baseline
 
 __all__ = [

@@ -13,11 +13,13 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mvquant.errors import MvquantError
+from mvquant.errors import EvaluationError, MvquantError
 from mvquant.evaluation.batches import NonFiniteLogitsError
 from mvquant.evaluation.divergence import Logits, SequenceScores, score_sequences, sequence_logits
 from mvquant.evaluation.generate import Stop, end_tokens, generate
-from mvquant.evaluation.harness import run_in_harness
+from mvquant.evaluation.harness import run_prepared
+from mvquant.evaluation.harness_data import prepare
+from mvquant.evaluation.missing import describe_missing
 from mvquant.evaluation.result import TaskResult
 from mvquant.evaluation.run import Progress, evaluate
 from mvquant.evaluation.tasks import HarnessTask, Task
@@ -72,7 +74,7 @@ class RunningText:
 
 @dataclass(frozen=True)
 class Job:
-    """What one variant still has to answer."""
+    """What one variant still has to answer; `tasks` are in the chat template already where it is to be."""
 
     variant: str
     folder: Path
@@ -85,6 +87,7 @@ class Job:
     device: str
     threads: int
     load: Loader
+    chat_template: bool = False
 
     @property
     def is_empty(self) -> bool:
@@ -106,6 +109,7 @@ def answer(job: Job, progress: Progress) -> Iterator[Part]:
     """Load a variant once, and yield each part of what is asked as it is done."""
     torch.set_num_threads(job.threads)
     try:
+        progress(LOADING, 0, 1)
         model, tokenizer = job.load(job.folder, job.device)
         if job.plan is not None:
             apply_plan(model, job.plan)
@@ -146,7 +150,12 @@ def _task(
 def _in_harness(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, request: HarnessTask, job: Job
 ) -> TaskResult:
-    return run_in_harness((model, tokenizer), [request], limit=job.limit, batch_size=job.batch_size)[0]
+    prepared = prepare([request], str(job.folder))
+    if prepared.missing:
+        raise EvaluationError(describe_missing(prepared.missing))
+    return run_prepared(
+        (model, tokenizer), prepared, limit=job.limit, batch_size=job.batch_size, chat_template=job.chat_template
+    )[0]
 
 
 def _text_parts(

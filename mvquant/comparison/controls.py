@@ -1,4 +1,4 @@
-"""Controls that spend the bytes of a protected variant in another way.
+"""Controls that spend the bytes of protected rows in another way; those of a cache are in `cache_controls`.
 
 random          as many rows, drawn at random
 fast-pairs      as many rows, of the fastest pairs of each head
@@ -16,8 +16,8 @@ from mvquant.recipe import PolicyName, Protect, Recipe
 
 ROW_CONTROLS: tuple[PolicyName, ...] = ("random", "fast-pairs", "top-norm")
 
-GROUP_SIZES = (-1, 128, 64, 32)
-"""From few scales to many; -1 is the whole row."""
+GROUP_SIZES = (128, 64, 32)
+"""From few scales to many."""
 
 Planner = Callable[[Recipe], Plan]
 
@@ -81,12 +81,13 @@ def _without_protection(recipe: Recipe) -> Recipe:
 
 
 def _smaller_groups(base: Plan, recipe: Recipe, make: Planner) -> Iterable[Plan]:
-    if recipe.weights is None:
+    if recipe.weights is None or recipe.weights.scheme.activations:  # whose integer products need one group a row
         return
     scheme = recipe.weights.scheme
     widths = {module.columns for module in base.modules}
-    for size in GROUP_SIZES[GROUP_SIZES.index(scheme.group_size) + 1 :]:
-        if all(width % size == 0 for width in widths):
+    largest = scheme.group_size if scheme.group_size > 0 else max(widths) + 1
+    for size in GROUP_SIZES:
+        if size < largest and all(width % size == 0 for width in widths):
             weights = recipe.weights.model_copy(update={"scheme": scheme.model_copy(update={"group_size": size})})
             yield make(_without_protection(recipe).model_copy(update={"weights": weights}))
 

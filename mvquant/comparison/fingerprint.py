@@ -1,14 +1,13 @@
 """What an answer depends on: if any of it changes, the answer is stale."""
 
-import hashlib
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-HASHED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
-"""Files of a model folder that decide what it answers."""
+from mvquant.checkpoint.folder_hash import folder_hash
+
+__all__ = ["Fingerprint", "folder_hash", "package_versions"]
 
 PACKAGES = ("mvquant", "torch", "transformers", "tokenizers")
 
@@ -44,15 +43,6 @@ class Fingerprint(BaseModel):
             names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
             found += [f"{name} ({ours.get(name)}, now {theirs.get(name)})" for name in names]
         return found
-
-
-def folder_hash(folder: Path) -> str:
-    """SHA-256 over the weights, configs and tokenizer of a model folder, by file name."""
-    digest = hashlib.sha256()
-    for path in sorted({path for pattern in HASHED for path in folder.glob(pattern)}):
-        with path.open("rb") as file:
-            digest.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()
 
 
 def package_versions(*more: str) -> dict[str, str]:

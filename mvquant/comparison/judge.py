@@ -57,6 +57,7 @@ def _judge(each: Answered, first: Answered, order: Sequence[str], baseline: Base
     tasks = {name: each.tasks[name] for name in order if name in each.tasks}
     comparison = None if each is first else compare_tasks(first.tasks, tasks, seed=seed)
     drops = {} if comparison is None else comparison.tasks
+    cached = variant.cached_bits(baseline)
     return VariantResult(
         name=variant.name,
         role=variant.role,
@@ -66,7 +67,8 @@ def _judge(each: Answered, first: Answered, order: Sequence[str], baseline: Base
         plan_hash=None if variant.plan is None else variant.plan.hash,
         bytes=variant.bytes(baseline),
         bits_per_weight=variant.bits_per_weight(baseline),
-        bits_per_cached_value=variant.bits_per_cached_value(baseline),
+        bits_per_cached_value=cached.average,
+        bits_per_cached_key=cached.keys,
         tasks={name: _task_score(task, drops.get(name)) for name, task in tasks.items()},
         groups=_group_scores(tasks.values(), comparison),
         contextual_minus_parametric=None if comparison is None else comparison.contextual_minus_parametric,
@@ -151,12 +153,17 @@ def contrasts(answered: Sequence[Answered], baseline: Baseline, seed: int) -> tu
             worse=worse,
             p=p,
             p_holm=p_holm,
-            extra_bytes=ours.variant.bytes(baseline) - theirs.variant.bytes(baseline),
+            extra_bytes=_difference(ours.variant.bytes(baseline), theirs.variant.bytes(baseline)),
+            extra_cached_bits=ours.variant.cached_bits(baseline).keys - theirs.variant.cached_bits(baseline).keys,
         )
         for (ours, theirs), comparison, (better, worse), p, p_holm in zip(
             pairs, compared, flips, p_values, holm(p_values), strict=True
         )
     )
+
+
+def _difference(ours: int | None, theirs: int | None) -> int | None:
+    return None if ours is None or theirs is None else ours - theirs
 
 
 def _flips(comparison: Comparison) -> tuple[int, int]:

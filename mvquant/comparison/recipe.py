@@ -18,6 +18,9 @@ from mvquant.named_schemes import COMMON_SCHEMES, is_scheme
 from mvquant.recipe import Recipe, recipe_paths
 from mvquant.resources import resource_folder
 
+RESERVED = ("full precision", "full precision again")
+"""What the baseline is called, and its second run."""
+
 FOLDER = "compare"
 """Shipped comparison recipes lie in this folder of `recipes/`."""
 
@@ -112,6 +115,7 @@ class ComparisonRecipe(_Data):
         tasks: names and groups; without any, those that suit the model.
         limit: the first so many items of each task.
         equal_bytes: add the controls that spend the same bytes in another way.
+        chat_template: put every prompt into the chat template of the baseline's tokenizer.
         noise_floor: answer everything with the baseline a second time, in other batches.
         text: None leaves KL, perplexity and continuations out.
         seed: of random rows and of the bootstrap.
@@ -123,6 +127,7 @@ class ComparisonRecipe(_Data):
     tasks: tuple[str, ...] = ()
     limit: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=64, ge=1)
+    chat_template: bool = False
     equal_bytes: bool = False
     noise_floor: bool = True
     text: TextSettings | None = TextSettings()
@@ -139,6 +144,8 @@ class ComparisonRecipe(_Data):
         repeated = [name for name, count in Counter(entry.name for entry in variants).items() if count > 1]
         if repeated:
             raise ValueError(f"the name {repeated[0]!r} is used more than once: give each variant a `name` of its own")
+        if taken := {entry.name for entry in variants} & set(RESERVED):
+            raise ValueError(f"{min(taken)!r} is what the baseline is called: give the variant another `name`")
         return variants
 
 

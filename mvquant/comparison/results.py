@@ -119,13 +119,14 @@ class VariantResult(_Saved):
     Attributes:
         name: unique in the comparison.
         summary: one line about it.
-        control_of: the variants whose bytes a control spends in another way.
+        control_of: the variants whose bytes it spends in another way; also of one that was asked for itself.
         model_hash: SHA-256 over the weights and configs that it was made of, or is.
         plan_hash: of `plan_file`.
         plan_file: relative to the folder of the comparison; None where there is no plan.
         bytes: of all tensors on disk; from the plan where there is one.
         bits_per_weight: of the planned modules, scales, zero points and row indices included.
         bits_per_cached_value: of K and V in the cache on average, everything counted over the training context.
+        bits_per_cached_key: of K alone.
         tasks: by task name; those that failed are missing.
         contextual_minus_parametric: the headline, in chance-corrected accuracy; None for the baseline.
         failures: empty where all went well.
@@ -141,6 +142,7 @@ class VariantResult(_Saved):
     bytes: int | None = None
     bits_per_weight: float | None = None
     bits_per_cached_value: float | None = None
+    bits_per_cached_key: float | None = None
     tasks: dict[str, TaskScore] = {}
     groups: dict[Knowledge, GroupScore] = {}
     contextual_minus_parametric: Estimate | None = None
@@ -157,7 +159,8 @@ class Contrast(_Saved):
         worse: items that only the control answered right.
         p: McNemar's exact test over the items of all tasks.
         p_holm: the same, adjusted for all contrasts of the comparison.
-        extra_bytes: what the variant takes more than the control.
+        extra_bytes: what the variant takes more than the control on disk.
+        extra_cached_bits: what it takes more of a cached key, over the training context.
     """
 
     variant: str
@@ -168,6 +171,7 @@ class Contrast(_Saved):
     p: float
     p_holm: float
     extra_bytes: int | None
+    extra_cached_bits: float | None = None
 
 
 class ComparisonResults(_Saved):
@@ -179,6 +183,7 @@ class ComparisonResults(_Saved):
         settings: what was asked for.
         text_hash: SHA-256 of the token ids of the running text.
         analysis_file: the massive values of the baseline, where a policy measured them.
+        without_data: tasks that were wanted too but whose data was not there, and why.
     """
 
     schema_version: Literal[1] = RESULTS_VERSION
@@ -194,6 +199,7 @@ class ComparisonResults(_Saved):
     tasks: dict[str, TaskInfo]
     variants: tuple[VariantResult, ...]
     contrasts: tuple[Contrast, ...] = ()
+    without_data: dict[str, str] = {}
 
     @property
     def complete(self) -> bool:

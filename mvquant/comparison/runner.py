@@ -1,19 +1,17 @@
 """A comparison from its recipe to its results: plan all, answer what is missing, judge."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Int64
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from mvquant.comparison.answers import LOADING, TEXT, Job, Loader, Part, RunningText, TextPiece
+from mvquant.comparison.checkpoints import needs_folder, quantized_folder
 from mvquant.comparison.engines import check_engine, run_jobs
 from mvquant.comparison.fingerprint import Fingerprint, package_versions
 from mvquant.comparison.judge import Answered, contrasts, flipped_items, judged, task_info
+from mvquant.comparison.questions import Questions, asked
 from mvquant.comparison.recipe import ComparisonRecipe
 from mvquant.comparison.results import (
     ANALYSIS_FILE,
@@ -27,38 +25,14 @@ from mvquant.comparison.results import (
 )
 from mvquant.comparison.store import Store, file_name
 from mvquant.comparison.variants import Baseline, Variant, all_variants
-from mvquant.errors import EvaluationError, UsageError
+from mvquant.errors import EvaluationError, MvquantError
 from mvquant.evaluation.harness import require_harness
 from mvquant.evaluation.result import TaskResult
 from mvquant.evaluation.run import Progress
-from mvquant.evaluation.tasks import HarnessTask, Task
 from mvquant.evaluation.whole_file import write_whole
 from mvquant.stats import token_hash
 
-PLANNING = "planning"
-PROBES = 64
-"""Prompts on which the tokenizers of all variants must agree."""
-
-
-@dataclass(frozen=True)
-class Questions:
-    """What every variant is asked.
-
-    Attributes:
-        tasks: our own.
-        harness: those of lm-evaluation-harness, by name.
-        sequences: running text as token ids, all of one length; empty to leave it out.
-    """
-
-    tasks: tuple[Task, ...] = ()
-    harness: tuple[HarnessTask, ...] = ()
-    sequences: tuple[Int64[Tensor, "1 length"], ...] = ()
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the tasks: contextual ones first."""
-        known = [(task.knowledge, task.name) for task in (*self.tasks, *self.harness)]
-        return [name for _, name in sorted(known, key=lambda each: each[0])]
+QUANTIZING = "quantizing"
 
 
 @dataclass(frozen=True)
@@ -87,22 +61,26 @@ class Comparing:
     store: Store
     setting: Setting
     progress: Progress
+    note: Callable[[str], None]
     versions: dict[str, str] = field(default_factory=dict[str, str])
     variants: list[Variant] = field(default_factory=list[Variant])
     answered: dict[str, Answered] = field(default_factory=dict[str, Answered])
 
     def run(self) -> ComparisonResults:
         """Go the whole way, taking up finished pieces, and write the results down."""
+        self.variants = all_variants(self.recipe, self.baseline)
         more = ("lm_eval",) if self.questions.harness else ()
         self.versions = package_versions(*more)
-        self.variants = all_variants(self.recipe, self.baseline)
         self._save_plans()
         self.answered = {variant.name: self._known(variant) for variant in self.variants}
         first, *others = self.variants
-        self._answer([self._job(first, None)])
-        self._require_loaded(first)
-        self._answer([self._job(variant, first) for variant in others if variant.failure is None])
-        self.store.drop_logits()
+        try:
+            self._answer([self._job(first, None)])
+            self._require_loaded(first)
+            jobs = [self._job(variant, first) for variant in others if variant.failure is None]
+            self._answer([ready for job in jobs if (ready := self._prepared(job)) is not None])
+        finally:
+            self.store.drop_logits()
         return self._results()
 
     def _require_loaded(self, first: Variant) -> None:
@@ -116,7 +94,8 @@ class Comparing:
         """Take up the pieces of a variant that are finished and not stale."""
         known = Answered(variant)
         if variant.failure is not None:
-            known.failures.append(Failure(part=PLANNING, message=variant.failure))
+            known.failures.append(variant.failure)
+            self.note(f"{variant.name} failed in {variant.failure.part}: {variant.failure.message}")
             return known
         for part, fingerprint in self._fingerprints(variant).items():
             if part == TEXT:
@@ -127,15 +106,21 @@ class Comparing:
 
     def _fingerprints(self, variant: Variant) -> dict[str, Fingerprint]:
         """What each part of a variant must have been made of, by the part's name."""
-        settings = {"limit": self.recipe.limit, "batch_size": self._batch_size(variant), "device": self.setting.device}
+        settings = {
+            "limit": self.recipe.limit,
+            "batch_size": self._batch_size(variant),
+            "device": self.setting.device,
+            "chat_template": "yes" if self.recipe.chat_template else None,
+        }
         plan = variant.plan.hash if variant.plan is not None and variant.in_memory else None
+        versions = {**self.versions, **package_versions(*variant.packages)}
 
         def made(data: str, settings: Mapping[str, str | int | None]) -> Fingerprint:
             return Fingerprint(
-                model=variant.model_hash, plan=plan, data=data, settings=dict(settings), versions=self.versions
+                model=variant.model_hash, plan=plan, data=data, settings=dict(settings), versions=versions
             )
 
-        found = {task.name: made(_asked(task), settings) for task in self.questions.tasks}
+        found = {task.name: made(asked(task), settings) for task in self.questions.tasks}
         found |= {task.name: made(task.name, settings) for task in self.questions.harness}
         if self.questions.sequences and self.recipe.text is not None:
             more = {"baseline": self.baseline.hash, "new_tokens": self.recipe.text.new_tokens}
@@ -160,6 +145,7 @@ class Comparing:
             device=self.setting.device,
             threads=torch.get_num_threads(),
             load=self.load,
+            chat_template=self.recipe.chat_template,
         )
 
     def _text(self, variant: Variant, baseline: Variant | None) -> RunningText | None:
@@ -176,6 +162,20 @@ class Comparing:
             return None
         return replace(text, reference=stored, rows=2 if variant.role == "again" else 1)
 
+    def _prepared(self, job: Job) -> Job | None:
+        """Quantize into a folder what cannot be quantized in memory; None where that fails, or nothing is asked."""
+        if job.is_empty:
+            return None
+        if job.plan is None or not needs_folder(job.plan):
+            return job
+        self.note(f"{job.variant}: quantizing by {job.plan.recipe.method.name}")
+        try:
+            folder = quantized_folder(job.variant, job.plan, self.baseline.quantize, self.store.folder)
+        except MvquantError as error:
+            self._keep(job, Part(QUANTIZING, failure=str(error)))
+            return None
+        return replace(job, folder=folder, plan=None)
+
     def _answer(self, jobs: Sequence[Job]) -> None:
         run_jobs(jobs, self._keep, self.progress, self.setting.engine)
 
@@ -186,6 +186,7 @@ class Comparing:
             return
         if part.content is None:
             known.failures.append(Failure(part=part.name, message=part.failure or "no answer"))
+            self.note(f"{job.variant} failed in {part.name}: {part.failure}")
             return
         self.store.save(job.variant, part.name, self._fingerprints(known.variant)[part.name], part.content)
         if isinstance(part.content, TaskResult):
@@ -208,10 +209,12 @@ class Comparing:
             device=self.setting.device,
             command=self.setting.command,
             settings=self.recipe,
-            versions=self.versions,
+            versions=self.versions
+            | package_versions(*sorted({name for each in self.variants for name in each.packages})),
             text_hash=token_hash(self.questions.sequences) if self.questions.sequences else None,
             analysis_file=ANALYSIS_FILE if (self.store.folder / ANALYSIS_FILE).is_file() else None,
             tasks=self._task_infos(answered, order),
+            without_data=self.questions.without_data,
             variants=tuple(map(_with_plan_file, judged(answered, order, self.baseline, self.recipe.seed))),
             contrasts=contrasts(answered, self.baseline, self.recipe.seed),
         )
@@ -238,33 +241,6 @@ def plan_file(variant: str) -> str:
 
 def _with_plan_file(result: VariantResult) -> VariantResult:
     return result if result.plan_hash is None else result.model_copy(update={"plan_file": plan_file(result.name)})
-
-
-def _asked(task: Task) -> str:
-    """SHA-256 of the items and of how they are asked: a stop string more is another question."""
-    return hashlib.sha256(f"{task.data_hash}\n{task.file.model_dump_json()}".encode()).hexdigest()
-
-
-def check_tokenizers(
-    baseline: PreTrainedTokenizerBase,
-    others: Mapping[str, PreTrainedTokenizerBase],
-    tasks: Sequence[Task],
-) -> None:
-    """Refuse to compare models that read the same prompts as different tokens.
-
-    Raises:
-        UsageError: names the first that differs, and where.
-    """
-    probes = [item.prompt for task in tasks for item in task.items[:PROBES]][:PROBES] or ["The quick brown fox."]
-    wanted = baseline(probes, verbose=False)["input_ids"]
-    for name, tokenizer in others.items():
-        found = tokenizer(probes, verbose=False)["input_ids"]
-        if found != wanted:
-            where = next(probe for probe, ours, theirs in zip(probes, wanted, found, strict=True) if ours != theirs)
-            raise UsageError(
-                f"variant {name} has another tokenizer than the baseline: {where[:60]!r} is not the same tokens; "
-                "only models with one tokenizer can be compared"
-            )
 
 
 def run_comparison(
@@ -294,4 +270,4 @@ def run_comparison(
         require_harness(questions.harness)
     store = Store(out, note)
     store.open()
-    return Comparing(recipe, baseline, questions, load, store, setting, progress).run()
+    return Comparing(recipe, baseline, questions, load, store, setting, progress, note).run()

@@ -1,10 +1,11 @@
 """A folder with one file for each (variant, part) that is done, so that an interrupted comparison goes on.
 
 pieces/<variant>/<part>.json    {"fingerprint": ..., "content": ...}
-logits/<number>.safetensors     the baseline's logits on running text, while variants still need them
+logits/<number>.safetensors     the baseline's logits on running text, until the run ends, however it ends
 """
 
 import json
+import os
 import re
 import shutil
 import zlib
@@ -25,6 +26,9 @@ from mvquant.evaluation.whole_file import write_whole
 
 PIECES = "pieces"
 LOGITS = "logits"
+
+_HALF_WRITTEN = re.compile(r"\..+\.(json|jsonl|md|html|safetensors)\.\d+")
+"""Names that `write_whole` gives to files until they are complete."""
 
 Content = TypeVar("Content", bound=BaseModel)
 
@@ -52,8 +56,16 @@ class Store:
             raise UsageError(f"{self.folder} holds something else than a comparison: choose another folder")
         try:
             (self.folder / PIECES).mkdir(parents=True, exist_ok=True)
+            self._clear_leftovers()
         except OSError as error:
             raise UsageError(f"{self.folder}: cannot write there ({error.strerror})") from None
+
+    def _clear_leftovers(self) -> None:
+        """Remove what a killed run left: files that were not complete, and logits of who knows which model."""
+        for path in self.folder.rglob(".*"):
+            if _HALF_WRITTEN.fullmatch(path.name) and path.is_file():
+                path.unlink()
+        self.drop_logits()
 
     def load(self, variant: str, part: str, wanted: Fingerprint, kind: type[Content]) -> Content | None:
         """Return a finished piece; None where there is none that was made of exactly the same."""
@@ -84,9 +96,14 @@ class Store:
     def save_logits(self, index: int, logits: Tensor) -> None:
         """Keep the baseline's logits on one sequence, in their own dtype."""
         path = self._logits_path(index)
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             path.parent.mkdir(exist_ok=True)
-            save_file({LOGITS: logits.contiguous()}, path)
+            try:
+                save_file({LOGITS: logits.contiguous()}, beside)
+                beside.replace(path)
+            finally:
+                beside.unlink(missing_ok=True)
         except (OSError, SafetensorError) as error:
             message = f"cannot write {path} ({error}): logits on running text need room while variants are compared"
             raise EvaluationError(message) from None

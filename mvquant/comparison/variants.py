@@ -1,26 +1,36 @@
 """From a comparison recipe to variants: all of them planned before any is answered."""
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any
 
 from mvquant.arch import ModelView
 from mvquant.checkpoint.folder import CONFIG, Checkpoint
 from mvquant.checkpoint.native import QUANT_METHOD, read_quantization_config
+from mvquant.comparison.answers import LOADING
+from mvquant.comparison.cache_controls import equal_cache_controls
+from mvquant.comparison.checkpoints import Quantize
 from mvquant.comparison.controls import Control, equal_bytes_controls
 from mvquant.comparison.fingerprint import folder_hash
-from mvquant.comparison.recipe import ComparisonRecipe, VariantEntry
-from mvquant.comparison.results import Role
+from mvquant.comparison.foreign import (
+    PACKAGES,
+    measured_bits_per_weight,
+    obstacle,
+    quantization_of,
+    stored_bytes,
+)
+from mvquant.comparison.recipe import RESERVED, ComparisonRecipe, VariantEntry
+from mvquant.comparison.results import Failure, Role
 from mvquant.errors import CheckpointError, MvquantError
 from mvquant.methods import require_plan_fit
 from mvquant.named_schemes import MV_PROTECT, recipe_for_scheme
-from mvquant.plan import FLOAT_BITS, Plan, load_plan
+from mvquant.plan import FLOAT_BITS, CachedBits, Plan, load_plan
 from mvquant.policies import make_plan, require_rope
 from mvquant.recipe import Calibration, Recipe, load_recipe
 from mvquant.stats import CalibrationStats
+
+PLANNING = "planning"
 
 Measure = Callable[[Calibration], CalibrationStats]
 
@@ -35,6 +45,7 @@ class Baseline:
         view: its structure.
         hash: of its folder.
         measure: gives its calibration statistics; measures at most once for equal settings.
+        quantize: writes it, quantized as a plan says, to a new folder.
     """
 
     name: str
@@ -42,11 +53,20 @@ class Baseline:
     view: ModelView
     hash: str
     measure: Measure
+    quantize: Quantize
 
     @property
     def bytes(self) -> int:
         """Bytes of all parameters on disk."""
         return sum(prod(shape) for shape in self.view.parameters.values()) * FLOAT_BITS[self.checkpoint.dtype] // 8
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a checkpoint takes: bytes of all tensors; bits of a weight where names tell which tensors are weights."""
+
+    bytes: int
+    bits_per_weight: float | None
 
 
 @dataclass(frozen=True)
@@ -57,8 +77,10 @@ class Variant:
         folder: what is loaded.
         model_hash: of that folder.
         plan: as far as there is one.
-        in_memory: whether the plan is applied after loading; False where the folder is quantized already.
-        failure: why there is no plan, so that it cannot be answered for.
+        in_memory: whether the plan is still to be applied; False where the folder is quantized already.
+        failure: why it cannot be answered for.
+        size: what a finished checkpoint without a plan takes, counted from its files.
+        packages: what is needed to load it, beside what every model needs.
     """
 
     name: str
@@ -69,28 +91,32 @@ class Variant:
     plan: Plan | None = None
     in_memory: bool = False
     control_of: tuple[str, ...] = ()
-    failure: str | None = None
+    failure: Failure | None = None
+    size: Size | None = None
+    packages: tuple[str, ...] = ()
 
-    def bytes(self, baseline: Baseline) -> int:
-        """Bytes of all tensors on disk: from the plan, else the sizes of the files."""
+    def bytes(self, baseline: Baseline) -> int | None:
+        """Bytes of all tensors on disk: from the plan, else counted; None where it is not known."""
         if self.plan is not None:
             return self.plan.bytes_after
         if self.role in ("baseline", "again"):
             return baseline.bytes
-        return sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
+        return None if self.size is None else self.size.bytes
 
     def bits_per_weight(self, baseline: Baseline) -> float | None:
-        """Average bits of a weight in the planned modules; None for a checkpoint that says nothing of them."""
+        """Average bits of a weight in the planned modules, or in all of a finished checkpoint; None if not known."""
         if self.plan is not None:
             return self.plan.bits_per_weight
-        return float(FLOAT_BITS[baseline.checkpoint.dtype]) if self.role in ("baseline", "again") else None
+        if self.role in ("baseline", "again"):
+            return float(FLOAT_BITS[baseline.checkpoint.dtype])
+        return None if self.size is None else self.size.bits_per_weight
 
-    def bits_per_cached_value(self, baseline: Baseline) -> float | None:
-        """Average bits of a value of K or V in the cache; None for a checkpoint that says nothing of it."""
+    def cached_bits(self, baseline: Baseline) -> CachedBits:
+        """Bits of cached keys and values over the training context: those of the dtype where no plan rounds them."""
         if self.plan is not None and self.plan.cached_bits is not None:
-            return self.plan.cached_bits.average
-        known = self.plan is not None or self.role in ("baseline", "again")
-        return float(FLOAT_BITS[baseline.checkpoint.dtype]) if known else None
+            return self.plan.cached_bits
+        unrounded = float(FLOAT_BITS[baseline.checkpoint.dtype])
+        return CachedBits(keys=unrounded, values=unrounded)
 
 
 def all_variants(recipe: ComparisonRecipe, baseline: Baseline) -> list[Variant]:
@@ -102,43 +128,51 @@ def all_variants(recipe: ComparisonRecipe, baseline: Baseline) -> list[Variant]:
         UsageError: a recipe with mistakes, or an unknown name.
         CheckpointError: a folder that is no checkpoint.
     """
-    whole = Variant(
-        "full precision", "baseline", f"{baseline.name}, as it is", baseline.checkpoint.folder, baseline.hash
-    )
+    whole = Variant(RESERVED[0], "baseline", f"{baseline.name}, as it is", baseline.checkpoint.folder, baseline.hash)
     found = [whole]
     if recipe.noise_floor:
-        found.append(replace(whole, name="full precision again", role="again", summary="the same, in other batches"))
+        found.append(replace(whole, name=RESERVED[1], role="again", summary="the same, in other batches"))
     wanted = [_opened(entry) for entry in recipe.variants]  # every mistake in a file before any work
     planned = [_planned(entry, source, baseline) for entry, source in zip(recipe.variants, wanted, strict=True)]
-    taken = {variant.name for variant in [*found, *planned]}
-    controls: dict[str, Variant] = {}
+    if not recipe.equal_bytes:
+        return [*found, *planned]
+    known = {variant.name: variant for variant in [*found, *planned]}
+    order = [variant.name for variant in found]
     for variant in planned:
-        found.append(variant)
-        if recipe.equal_bytes and variant.in_memory and variant.plan is not None:
-            found += _new_controls(variant, variant.plan, baseline, recipe.seed, controls, taken)
-    return [controls.get(variant.name, variant) for variant in found]
+        order.append(variant.name)
+        if variant.in_memory and variant.plan is not None:
+            order += _add_controls(variant, variant.plan, baseline, recipe.seed, known)
+    return [known[name] for name in order]
 
 
-def _new_controls(
-    variant: Variant, plan: Plan, baseline: Baseline, seed: int, known: dict[str, Variant], taken: set[str]
-) -> Iterator[Variant]:
-    """Yield the controls of a variant that no earlier one has had; of the others, record whose they are too."""
-    by_plan = {control.plan.hash: control for control in known.values() if control.plan is not None}
+def _add_controls(variant: Variant, plan: Plan, baseline: Baseline, seed: int, known: dict[str, Variant]) -> list[str]:
+    """Add the controls of a variant; what is there already with the same plan, asked for or not, is one of them too.
+
+    Returns:
+        The names of those that are new.
+    """
+
+    def make(recipe: Recipe) -> Plan:
+        return _make_plan(recipe, baseline)
+
     suffix = variant.name.removeprefix(f"{MV_PROTECT}-")
-    for control in equal_bytes_controls(plan, lambda recipe: _make_plan(recipe, baseline), seed):
-        same = by_plan.get(control.plan.hash)
-        if same is not None:
-            known[same.name] = replace(same, control_of=(*same.control_of, variant.name))
-            continue
-        made = _control(control, f"{control.kind}-{suffix}", variant, baseline)
-        if made.name in taken:
-            made = replace(made, name=f"{control.kind}-{variant.name} (control)")
-        taken.add(made.name)
-        known[made.name] = made
-        yield made
+    new: list[str] = []
+    for control in [*equal_bytes_controls(plan, make, seed), *equal_cache_controls(plan, make, seed)]:
+        same = next((each for each in known.values() if each is not variant and _has_plan(each, control.plan)), None)
+        if same is None:
+            name = f"{control.kind}-{suffix}"
+            name = f"{control.kind}-{variant.name} (control)" if name in known else name
+            same = _control(control, name, baseline)
+            new.append(name)
+        known[same.name] = replace(same, control_of=(*same.control_of, variant.name))
+    return new
 
 
-def _control(control: Control, name: str, variant: Variant, baseline: Baseline) -> Variant:
+def _has_plan(variant: Variant, plan: Plan) -> bool:
+    return variant.in_memory and variant.plan is not None and variant.plan.hash == plan.hash
+
+
+def _control(control: Control, name: str, baseline: Baseline) -> Variant:
     return Variant(
         name=name,
         role="control",
@@ -147,7 +181,6 @@ def _control(control: Control, name: str, variant: Variant, baseline: Baseline) 
         model_hash=baseline.hash,
         plan=control.plan,
         in_memory=True,
-        control_of=(variant.name,),
     )
 
 
@@ -166,13 +199,13 @@ def _opened(entry: VariantEntry) -> Recipe | Plan | Path:
 
 def _planned(entry: VariantEntry, source: Recipe | Plan | Path, baseline: Baseline) -> Variant:
     if isinstance(source, Path):
-        return _finished(entry, source)
+        return _finished(entry, source, baseline)
     recipe = source.recipe if isinstance(source, Plan) else source
     variant = Variant(entry.name, "variant", recipe.summary, baseline.checkpoint.folder, baseline.hash, in_memory=True)
     try:
         plan = _fitting(source, baseline) if isinstance(source, Plan) else _make_plan(source, baseline)
     except MvquantError as error:
-        return replace(variant, failure=str(error))
+        return replace(variant, failure=Failure(part=PLANNING, message=str(error)))
     return replace(variant, plan=plan)
 
 
@@ -181,19 +214,22 @@ def _fitting(plan: Plan, baseline: Baseline) -> Plan:
     return plan
 
 
-def _finished(entry: VariantEntry, folder: Path) -> Variant:
-    config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    quantized = config.get("quantization_config") or {}
-    method = quantized.get("quant_method", "nothing")
-    ours = method == QUANT_METHOD
-    return Variant(
-        name=entry.name,
-        role="variant",
-        summary=f"checkpoint {folder}, quantized by {method}",
-        folder=folder,
-        model_hash=folder_hash(folder),
-        plan=read_quantization_config(quantized) if ours else None,
-    )
+def _finished(entry: VariantEntry, folder: Path, baseline: Baseline) -> Variant:
+    """A checkpoint as it lies there: ours with its plan, any other with what its files say."""
+    variant = Variant(entry.name, "variant", f"checkpoint {folder}", folder, folder_hash(folder))
+    try:
+        quantized = quantization_of(folder)
+        method = str(quantized.get("quant_method", "nothing"))
+        variant = replace(variant, summary=f"checkpoint {folder}, quantized by {method}")
+        if method == QUANT_METHOD:
+            return replace(variant, plan=read_quantization_config(quantized))
+        stored = stored_bytes(folder)
+    except MvquantError as error:
+        return replace(variant, failure=Failure(part=LOADING, message=str(error)))
+    size = Size(sum(stored.values()), measured_bits_per_weight(stored, baseline.view))
+    why = obstacle(method) if quantized else None
+    failure = None if why is None else Failure(part=LOADING, message=why)
+    return replace(variant, size=size, packages=PACKAGES.get(method, ()), failure=failure)
 
 
 def _make_plan(recipe: Recipe, baseline: Baseline) -> Plan:

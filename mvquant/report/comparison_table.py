@@ -4,23 +4,29 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from mvquant.comparison import ComparisonResults, Contrast, VariantResult
-from mvquant.evaluation import Estimate, Knowledge
+from mvquant.evaluation import Knowledge
 from mvquant.evaluation.paired_tests import SIGNIFICANCE
+from mvquant.report.comparison_remarks import nats, remarks, short_labels
+from mvquant.report.findings import guessed, spending, verdict
 from mvquant.report.verdict import NOTHING, WORDS, percent, with_interval
 
 WIDTH = 80
 
 EXPLANATION = (
-    "reading: contextual tasks, the answer is in the prompt; recall: parametric",
-    "tasks, the answer is in the weights. Lost and kept: points of chance-corrected",
-    "accuracy, means over tasks, on the same items, with 95 % intervals. *: differs",
-    "from full precision in McNemar's exact test, Holm-adjusted over the tasks",
-    "(p < 0.05). KL: mean divergence of the next token from full precision on running",
-    "text, in nats; tail: its 99.9 % quantile. Near lossless, KL does not rank",
-    "quantizers. dist-2: different pairs of tokens in continuations over all pairs.",
+    "reading: contextual tasks, the answer is in the prompt; recall: parametric tasks, the answer is in the weights. "
+    "Both, and what is lost or kept of them: chance-corrected accuracy in %, means over tasks, on the same items, with "
+    "95 % intervals; reading - recall: how much more reading lost. *: differs from full precision in McNemar's exact "
+    "test, Holm-adjusted over the tasks (p < 0.05). KL: mean divergence of the next token from full precision on "
+    "running text, in nats; tail: its 99.9 % quantile. Near lossless, KL does not rank quantizers. dist-2: different "
+    "pairs of tokens in continuations over all pairs."
 )
 
-CACHE_EXPLANATION = "bits/kv: of a value of K or V in the cache, scales and tokens that stay exact included."
+CACHE_EXPLANATION = (
+    "bits/k: of a value of K in the cache over the training context, with scales, tables and tokens that stay exact; "
+    "bits/kv: of K and V on average."
+)
+
+CONTRAST_EXPLANATION = "Behind a name, + takes more than the same bytes, - over 1 % fewer."
 
 Cell = Callable[[VariantResult], str]
 
@@ -30,15 +36,15 @@ def comparison_markdown(results: ComparisonResults) -> str:
     blocks = [
         f"# {results.settings.summary or f'What quantizing {results.model} loses'}",
         _bullets(verdict_lines(results)),
-        _table(results.variants, _LOSSES),
-        _table(results.variants, _sizes(results.variants)),
+        *_tables(results.variants, _columns(results.variants)),
         *(["On the same running text:", _table(results.variants, _TEXT)] if _has_text(results) else []),
         "Accuracy by task, %:",
         *_task_tables(results),
-        *_contrast_tables(results.contrasts),
+        *_contrast_tables(results),
         _bullets(remarks(results)),
-        "\n".join(EXPLANATION),
-        CACHE_EXPLANATION if _told(results.variants) else "",
+        textwrap.fill(EXPLANATION, WIDTH),
+        textwrap.fill(CACHE_EXPLANATION, WIDTH) if differing_keys(results.variants) else "",
+        CONTRAST_EXPLANATION if results.contrasts else "",
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -49,61 +55,13 @@ def _bullets(lines: Iterable[str]) -> str:
 
 
 def verdict_lines(results: ComparisonResults) -> Iterator[str]:
-    """One sentence for each variant: what reading lost beyond what recall lost, and whether that is clear."""
+    """One sentence for each variant: what reading and recall lost, and whether one clearly lost more."""
+    baseline = results.variants[0]
+    if found := guessed(baseline):
+        yield f"Full precision itself is no better than a guess at {' and '.join(found)}: no loss of it can be told."
     for variant in results.variants:
-        if variant.role == "variant" and variant.contextual_minus_parametric is not None:
-            yield f"{variant.name}: {_headline(variant.contextual_minus_parametric)}"
-
-
-def _headline(gap: Estimate) -> str:
-    span = f"{percent(gap.value)} points, {percent(gap.low)} to {percent(gap.high)}"
-    if gap.includes_zero:
-        return f"reading and recall lose alike, as far as these items tell ({span})"
-    more, less = ("reading", "recall") if gap.value > 0 else ("recall", "reading")
-    size = Estimate(value=abs(gap.value), low=min(abs(gap.low), abs(gap.high)), high=max(abs(gap.low), abs(gap.high)))
-    return f"{more} loses {percent(size.value)} points more than {less} ({percent(size.low)} to {percent(size.high)})"
-
-
-def remarks(results: ComparisonResults) -> Iterator[str]:
-    """What failed, and what a reader has to know before trusting the figures."""
-    for variant in results.variants:
-        for failure in variant.failures:
-            yield f"**{variant.name} failed** in {failure.part}: {failure.message.splitlines()[0]}"
-    if results.settings.limit is not None:
-        yield f"Only the first {results.settings.limit} items of each task were asked."
-    yield from _noise(results)
-    yield from _about_answers(results)
-    smallest = [
-        score.versus_baseline.minimum_detectable
-        for variant in results.variants
-        if variant.role == "variant"
-        for score in variant.tasks.values()
-        if score.versus_baseline
-    ]
-    if smallest:
-        low, high = percent(min(smallest)), percent(max(smallest))
-        yield f"Smallest drop of one task that these items show with 80 % probability: {low} to {high} points."
-
-
-def _about_answers(results: ComparisonResults) -> Iterator[str]:
-    labels = short_labels(list(results.tasks))
-    for variant in results.variants:
-        for name, score in variant.tasks.items():
-            task = labels[name]
-            if score.cut_off:
-                yield f"{variant.name}: {score.cut_off} of {score.n} answers to {task} never ended and were cut."
-            if score.too_long and variant.role == "baseline":
-                yield f"{score.too_long} items of {task} are longer than the model reads: not counted."
-
-
-def _noise(results: ComparisonResults) -> Iterator[str]:
-    again = next((variant for variant in results.variants if variant.role == "again" and variant.tasks), None)
-    if again is None:
-        return
-    drops = [score.versus_baseline for score in again.tasks.values() if score.versus_baseline]
-    flips, items = sum(drop.lost + drop.gained for drop in drops), sum(drop.n for drop in drops)
-    floor = "" if again.text is None or again.text.kl is None else f", KL {_nats(again.text.kl.value)}"
-    yield f"Noise floor, full precision again in other batches: {flips} of {items} answers changed{floor}."
+        if variant.role == "variant" and (said := verdict(variant, baseline)):
+            yield f"{variant.name} {said}"
 
 
 def _lost(group: Knowledge) -> Cell:
@@ -129,43 +87,45 @@ def _number(value: float | None, digits: int) -> str:
     return NOTHING if value is None else f"{value:.{digits}f}"
 
 
-def _nats(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.2g}" if value < 0.1 else f"{value:.3f}"
-
-
 def _ratio(variant: VariantResult) -> str:
     ratio = variant.text.perplexity_ratio if variant.text else None
     return NOTHING if ratio is None else f"{ratio.value:.4g} [{ratio.low:.4g}, {ratio.high:.4g}]"
 
 
-_LOSSES: dict[str, Cell] = {
+_COLUMNS: dict[str, Cell] = {
     "bits/w": lambda variant: _number(variant.bits_per_weight, 2),
     "reading lost": _lost("contextual"),
     "recall lost": _lost("parametric"),
-}
-
-_SIZES: dict[str, Cell] = {
-    "bytes": lambda variant: NOTHING if variant.bytes is None else f"{variant.bytes:,}",
+    "bits/k": lambda variant: _number(variant.bits_per_cached_key, 2),
+    "bits/kv": lambda variant: _number(variant.bits_per_cached_value, 2),
+    "MB": lambda variant: NOTHING if variant.bytes is None else f"{variant.bytes / 1e6:,.2f}",
     "reading": _score("contextual"),
     "recall": _score("parametric"),
-    "lost, reading - recall": _gap,
+    "reading - recall": _gap,
 }
 
-_CACHE: dict[str, Cell] = {"bits/kv": lambda variant: _number(variant.bits_per_cached_value, 2)}
-"""Told where some variant quantizes the cache of keys and values."""
+
+def _columns(variants: Sequence[VariantResult]) -> dict[str, Cell]:
+    """The columns that say something: bits of keys where they differ, of keys and values where values differ too."""
+    untold: set[str] = set() if differing_keys(variants) else {"bits/k"}
+    if not _differing_values(variants):
+        untold.add("bits/kv")
+    return {name: cell for name, cell in _COLUMNS.items() if name not in untold}
 
 
-def _told(variants: Sequence[VariantResult]) -> bool:
-    return len({variant.bits_per_cached_value for variant in variants} - {None}) > 1
+def differing_keys(variants: Sequence[VariantResult]) -> bool:
+    """Whether some variant caches keys in other bits than another."""
+    return len({variant.bits_per_cached_key for variant in variants} - {None}) > 1
 
 
-def _sizes(variants: Sequence[VariantResult]) -> dict[str, Cell]:
-    return {**_CACHE, **_SIZES} if _told(variants) else _SIZES
+def _differing_values(variants: Sequence[VariantResult]) -> bool:
+    pairs = ((each.bits_per_cached_key, each.bits_per_cached_value) for each in variants)
+    return len({round(2 * both - keys, 6) for keys, both in pairs if keys is not None and both is not None}) > 1
 
 
 _TEXT: dict[str, Cell] = {
-    "KL": lambda variant: _nats(variant.text.kl.value if variant.text and variant.text.kl else None),
-    "tail": lambda variant: _nats(variant.text.kl_tail if variant.text else None),
+    "KL": lambda variant: nats(variant.text.kl.value if variant.text and variant.text.kl else None),
+    "tail": lambda variant: nats(variant.text.kl_tail if variant.text else None),
     "top-1": lambda variant: percent(variant.text.top_1.value) if variant.text and variant.text.top_1 else NOTHING,
     "perplexity ratio": _ratio,
     "dist-2": lambda variant: _number(_distinct(variant), 2),
@@ -180,20 +140,24 @@ def _has_text(results: ComparisonResults) -> bool:
     return any(variant.text is not None for variant in results.variants)
 
 
+def _tables(variants: Sequence[VariantResult], columns: dict[str, Cell]) -> Iterator[str]:
+    """As many columns side by side as 80 columns of letters hold."""
+    names = max(len(variant.name) for variant in variants)
+    shown: dict[str, Cell] = {}
+    width = start = names + 4
+    for name, cell in columns.items():
+        needed = 3 + max(len(name), *(len(cell(variant)) for variant in variants))
+        if shown and width + needed > WIDTH:
+            yield _table(variants, shown)
+            shown, width = {}, start
+        shown[name] = cell
+        width += needed
+    yield _table(variants, shown)
+
+
 def _table(variants: Sequence[VariantResult], columns: dict[str, Cell]) -> str:
     rows = [[variant.name, *(cell(variant) for cell in columns.values())] for variant in variants]
     return markdown_rows(["model", *columns], rows)
-
-
-def short_labels(tasks: Sequence[str]) -> dict[str, str]:
-    """Names of tasks without a first word that all of them share.
-
-    >>> short_labels(["reference_passkey", "reference_city_country"])
-    {'reference_passkey': 'passkey', 'reference_city_country': 'city_country'}
-    """
-    first_words = {name.partition("_")[0] for name in tasks}
-    shared = f"{first_words.pop()}_" if len(tasks) > 1 and len(first_words) == 1 else ""
-    return {name: name.removeprefix(shared) for name in tasks}
 
 
 def _task_tables(results: ComparisonResults) -> Iterator[str]:
@@ -225,16 +189,23 @@ def _task_cell(variant: VariantResult, task: str) -> str:
     return percent(score.accuracy.value) + ("*" if differs else " ")
 
 
-def _contrast_tables(contrasts: Sequence[Contrast]) -> Iterator[str]:
+def _contrast_tables(results: ComparisonResults) -> Iterator[str]:
     """One table for each variant that has controls."""
-    for variant in dict.fromkeys(contrast.variant for contrast in contrasts):
+    for variant in dict.fromkeys(contrast.variant for contrast in results.contrasts):
         yield f"What {variant} kept more than the same bytes spent in another way:"
         rows = [
-            [each.control, *(_gain(each, group) for group in WORDS), p_value(each.p_holm)]
-            for each in contrasts
+            [
+                f"{each.control}{_SPENT[spending(each, results)]}",
+                *(_gain(each, group) for group in WORDS),
+                p_value(each.p_holm),
+            ]
+            for each in results.contrasts
             if each.variant == variant
         ]
         yield markdown_rows(["than", *(f"{word} kept" for word in WORDS.values()), "p"], rows)
+
+
+_SPENT = {"": "", "more": " +", "fewer": " -"}
 
 
 def _gain(contrast: Contrast, group: Knowledge) -> str:

@@ -8,6 +8,7 @@ from mvquant.errors import UnknownNameError
 from mvquant.evaluation import Estimate
 from mvquant.evaluation.paired_tests import SIGNIFICANCE
 from mvquant.report.comparison_table import markdown_rows, p_value
+from mvquant.report.findings import verdict
 from mvquant.report.verdict import NOTHING, WORDS, percent, with_interval
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#&~])")
@@ -62,10 +63,14 @@ def _introduction(results: ComparisonResults, variant: VariantResult) -> Iterato
     if variant.bits_per_weight is not None:
         size = "" if variant.bytes is None else f", {variant.bytes:,} bytes in all"
         yield f"{variant.bits_per_weight:.3f} bits per weight, scales and indices included{size}."
+    if variant.bits_per_cached_key not in (None, results.variants[0].bits_per_cached_key):
+        yield f"{variant.bits_per_cached_key:.2f} bits per cached key over the training context, everything counted."
     gap = variant.contextual_minus_parametric
     if gap is not None:
         clear = "the interval includes zero" if gap.includes_zero else "a clear difference"
         yield f"Reading lost minus recall lost: {with_interval(gap)} points, {clear}."
+        if said := verdict(variant, results.variants[0]):
+            yield f"In a sentence: it {said}."
     yield f"Compared with {plain(results.model)} ({plain(results.dtype)}) on the same items."
 
 

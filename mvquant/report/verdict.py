@@ -16,6 +16,7 @@ from mvquant.evaluation import Comparison, Estimate, EvalResult, Knowledge, comp
 
 WORDS: dict[Knowledge, str] = {"contextual": "reading", "parametric": "recall"}
 NOTHING = "-"
+NO_DATA = "no data"
 EXPLANATION = (
     "reading: contextual tasks, the answer is in the prompt; recall: parametric tasks, the answer is in the "
     "weights. Means over tasks of chance-corrected accuracy in %; lost: in points, on the same items; "
@@ -80,11 +81,13 @@ def verdict_table(results: Sequence[EvalResult], baseline: EvalResult | None = N
         EvaluationError: results that are not about the same data.
     """
     verdicts = judge(results, baseline)
-    tasks = _task_table(verdicts) if len(verdicts) > 2 else _task_details(verdicts)
+    few = len(verdicts) <= 2
+    tasks = _task_details(verdicts) if few else _task_table(verdicts)
     sentences = [sentence(verdict) for verdict in verdicts if verdict.comparison]
     parts: list[RenderableType] = [_group_table(verdicts), Padding(tasks, (1, 0))]
     parts += [Text(line, style="bold") for line in sentences]
-    parts += [Text(line, style="yellow") for line in remarks(verdicts)]
+    cut = _cut_answers(verdicts[-1]) if few else []
+    parts += [Text(line, style="yellow") for line in [*remarks(verdicts), *cut]]
     parts.append(Text(EXPLANATION, style="dim"))
     return Group(*parts)
 
@@ -118,6 +121,16 @@ def remarks(verdicts: Sequence[Verdict]) -> list[str]:
         if _is_partly_compared(verdict):
             lines.append(f"{verdict.name}: losses are over the items that it shares with the baseline only.")
     return lines
+
+
+def _cut_answers(verdict: Verdict) -> list[str]:
+    """Of each task, how many generated answers were stopped at its limit."""
+    cut = {name: sum(row.ended is False for row in task.rows) for name, task in verdict.result.tasks.items()}
+    return [
+        f"{verdict.name}: {count} answers of {name} did not end by themselves and were cut."
+        for name, count in cut.items()
+        if count
+    ]
 
 
 def _of_whom(verdicts: Sequence[Verdict], limit: int) -> str:
@@ -166,6 +179,8 @@ def _task_details(verdicts: Sequence[Verdict]) -> Table:
             drop = last.comparison.tasks.get(task)
             cells.append(with_interval(drop.drop) if drop else NOTHING)
         table.add_row(label, *cells)
+    for task in last.result.without_data:
+        table.add_row(task, *([NOTHING] * (len(verdicts) + 1)), NO_DATA, style="yellow")
     return table
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mvquant.comparison import load_comparison
+from mvquant.comparison import load_comparison, load_flips
 from tests.comparison.examples import save_model
 
 TASKS = "reference_city_country,reference_city_yes_no,reference_passkey"
@@ -60,6 +60,34 @@ def test_ctrl_c_keeps_what_was_answered(mvquant, model, tmp_path, monkeypatch):
     assert len(list((tmp_path / "out").rglob("reference_*.json"))) == 3
 
 
+def test_prompts_in_the_chat_template_are_other_questions(mvquant, model, tmp_path):
+    arguments = ["compare", "--model", model, "--schemes", "w4a16-row", *COMMON, "-o", tmp_path / "out"]
+    code, _, err = mvquant(*arguments, "--chat-template")
+    assert code == 1
+    assert "has no chat template" in " ".join(err.split())
+    config = model / "tokenizer_config.json"
+    template = "[{{ messages[0]['content'] }}]{% if add_generation_prompt %}>{% endif %}"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "chat_template": template}))
+    for flags in ([], ["--chat-template"]):
+        code, out, err = mvquant(*arguments, *flags)
+        assert code == 0, err
+        assert ("chat template of the tokenizer" in " ".join(out.split())) == bool(flags)
+    assert "done again" in err
+    assert "chat_template (None, now yes)" in " ".join(err.split())
+    results = load_comparison(tmp_path / "out")
+    assert results.settings.chat_template
+    assert all(item.prompt.startswith("[") and item.prompt.endswith("]>") for item in load_flips(tmp_path / "out"))
+
+
+def test_help_names_every_file(mvquant):
+    _, out, _ = mvquant("compare", "--help")
+    words = " ".join(out.replace("│", " ").split())
+    for name in ("report.html", "table.md", "cards/NAME.md", "results.json", "flips.jsonl", "plans/NAME.json"):
+        assert name in words
+    for name in ("analysis.json", "stats.safetensors", "pieces/", "checkpoints/NAME"):
+        assert name in words
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -78,6 +106,7 @@ def test_ctrl_c_keeps_what_was_answered(mvquant, model, tmp_path, monkeypatch):
             "--text none",
         ),
         (["compare", "--model", "MODEL", "--schemes", "w4a16-row", *COMMON, "--device", "abacus"], 1, "abacus"),
+        (["compare", "--model", "MODEL", "--schemes", "w4a16,mv-protect-gptq-w3a15"], 2, "mv-protect-gptq-w3a15"),
     ],
 )
 def test_bad_input_gets_a_clear_error(mvquant, model, tmp_path, arguments, code, message):

@@ -8,7 +8,7 @@ import torch
 from mvquant.comparison import Baseline, ComparisonRecipe, Questions, Setting, comparison_recipe, run_comparison
 from mvquant.comparison.fingerprint import folder_hash
 from mvquant.evaluation import load_tasks
-from mvquant.pipeline import load_model, open_model
+from mvquant.pipeline import load_model, open_model, quantize
 from mvquant.stats import collect_stats
 from tests.evaluation.examples import task_yaml, tiny_tokenizer, write_task
 from tests.tiny_models import tiny_model, tiny_tokens
@@ -55,7 +55,10 @@ class World:
             model, _ = load_model(self.model)
             return collect_stats(model, opened.view, [tiny_tokens(2, 24)], source="tiny", seed=calibration.seed)
 
-        return Baseline("tiny", opened.checkpoint, opened.view, folder_hash(self.model), measure)
+        def write(plan, folder):
+            quantize(opened, plan, folder)
+
+        return Baseline("tiny", opened.checkpoint, opened.view, folder_hash(self.model), measure, write)
 
     def load(self, folder: Path, device: str):
         self.loads.append(folder)

@@ -3,7 +3,7 @@ import torch
 
 from mvquant.comparison.fingerprint import Fingerprint
 from mvquant.comparison.store import Store, file_name
-from mvquant.errors import UsageError
+from mvquant.errors import EvaluationError, UsageError
 from mvquant.evaluation.text_quality import TextQuality, text_quality
 
 MADE = Fingerprint(model="m", plan=None, data="d", settings={"limit": 4}, versions={"torch": "2.13"})
@@ -64,6 +64,36 @@ def test_logits_keep_their_bits(store):
     assert all(torch.equal(found[i], logits[i]) and found[i].dtype == logits[i].dtype for i in range(2))
     store.drop_logits()
     assert store.logits(2) is None
+
+
+def test_what_a_killed_run_left_is_gone_when_the_next_begins(store):
+    """Logits may be another model's, and files that were not complete are nobody's."""
+    store, _ = store
+    store.save("w4a16", "passkey", MADE, PIECE)
+    store.save_logits(0, torch.randn(3, 5))
+    for name in ("pieces/w4a16/.recall.json.123", ".results.json.77", ".flips.jsonl.77", "logits/.00001.safetensors.9"):
+        (store.folder / name).write_text("{")
+    (store.folder / ".notes").write_text("mine")
+    store.open()
+    assert {path.name for path in store.folder.rglob("*") if path.is_file()} == {"passkey.json", ".notes"}
+    assert store.logits(1) is None
+
+
+@pytest.mark.parametrize("what", ["piece", "logits"])
+def test_a_full_disk_leaves_nothing_half_written(store, monkeypatch, what):
+    store, _ = store
+
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    monkeypatch.setattr("mvquant.comparison.store.save_file", lambda _, path: path.write_bytes(b"half") and full())
+    with pytest.raises(EvaluationError, match="No space left on device"):
+        if what == "piece":
+            store.save("w4a16", "passkey", MADE, PIECE)
+        else:
+            store.save_logits(0, torch.randn(3, 5))
+    assert [path for path in store.folder.rglob("*") if path.is_file()] == []
 
 
 def test_different_names_never_share_a_file():

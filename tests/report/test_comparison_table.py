@@ -1,15 +1,35 @@
 import pytest
 
-from mvquant.comparison import ComparisonResults, Contrast, Failure, GroupScore, TaskInfo, TaskScore, VariantResult
+from mvquant.comparison import (
+    ComparisonResults,
+    Contrast,
+    Failure,
+    GroupScore,
+    TaskInfo,
+    TaskScore,
+    TextScore,
+    VariantResult,
+)
 from mvquant.evaluation.bootstrap import Change, drop_difference
 from mvquant.evaluation.compare import TaskDrop
 from mvquant.evaluation.paired_tests import mcnemar_p
 from mvquant.evaluation.statistics import Estimate, accuracy, chance_corrected, paired_drop
+from mvquant.evaluation.text_quality import TextQuality
 from mvquant.report import comparison_markdown
 from mvquant.report.comparison_table import verdict_lines
 
 TASKS = {"reference_passkey": "contextual", "reference_city_country": "parametric"}
 N = 500
+TEXT = TextScore(
+    sequences=4,
+    tokens=400,
+    perplexity=4.2,
+    perplexity_ratio=Estimate(value=1.0472, low=1.0321, high=1.0635),
+    kl=Estimate(value=1.9, low=1.8, high=2.0),
+    kl_tail=11.5972,
+    top_1=Estimate(value=0.9123, low=0.9, high=0.92),
+    continuations=TextQuality(texts=4, distinct_2=0.4321, mean_tokens=63.5, ended=0, limit=64),
+)
 
 
 def variant(name, lost, role="variant", **fields):
@@ -74,9 +94,11 @@ def results(*variants, contrasts=(), **settings):
 
 def test_the_verdict_says_which_side_lost_more_or_that_nobody_knows():
     lines = list(verdict_lines(results(variant("a", (100, 5)), variant("b", (5, 100)), variant("c", (5, 5)))))
-    assert lines[0].startswith("a: reading loses 19.0 points more than recall (15.")
-    assert lines[1].startswith("b: recall loses 19.0 points more than reading (15.")
-    assert lines[2].startswith("c: reading and recall lose alike, as far as these items tell (0.0 points, -")
+    assert lines[0].startswith("a loses 19.0 points more reading than recall (15.")
+    assert lines[1].startswith("b loses 19.0 points more recall than reading (15.")
+    assert lines[2].startswith(
+        "c loses some, reading and recall alike as far as these items tell: the difference is 0.0"
+    )
 
 
 def test_it_reads_at_80_columns():
@@ -93,9 +115,54 @@ def test_it_reads_at_80_columns():
         p_holm=1.0,
         extra_bytes=0,
     )
-    text = comparison_markdown(results(variant("smaller-groups-w3a16", (100, 80)), contrasts=(contrast,)))
-    assert max(map(len, text.splitlines())) <= 80
+    wide = variant("smaller-groups-w3a16", (100, 80), bits_per_cached_key=2.19, bits_per_cached_value=9.1, text=TEXT)
+    text = comparison_markdown(results(wide, contrasts=(contrast,)))
+    assert max(map(len, text.splitlines()[1:])) <= 80
+    assert "bits/k" not in text  # nothing is known of another
     assert "smaller-groups-w3a16 | -11.0 [-15.0, -10.1] | 0.0 [0.0, 0.0] | 1.000 |" in text
+
+
+def test_bits_of_keys_are_told_where_they_differ():
+    names = ("smaller-groups-w3a16", "channel-scales-k2.25", "k")
+    variants = [
+        variant(name, (100, 80), bits_per_cached_key=bits, bits_per_cached_value=(bits + 16) / 2)
+        for name, bits in zip(names, (16.0, 2.19, 2.5), strict=True)
+    ]
+    text = comparison_markdown(results(*variants))
+    assert max(map(len, text.splitlines()[1:])) <= 80
+    assert "bits/k " in text
+    assert "bits/kv" not in text.partition("reading: contextual")[0]  # V is cached as it comes by all
+    rounded = variant("v4", (1, 1), bits_per_cached_key=2.19, bits_per_cached_value=3.1)
+    assert "bits/kv" in comparison_markdown(results(*variants, rounded)).partition("reading: contextual")[0]
+
+
+def test_long_names_make_more_tables_and_no_longer_lines():
+    text = comparison_markdown(results(variant("smaller-groups-gptq-w3a16-and-more", (100, 80))))
+    assert max(map(len, text.splitlines()[1:])) <= 80
+
+
+def test_controls_that_cost_more_or_less_are_marked():
+    same, dear, cheap = (_contrast(name, bits) for name, bits in (("same", 0.0), ("dear", -0.5), ("cheap", 0.5)))
+    shown = [variant(name, (1, 1), "control", bits_per_cached_key=2.0) for name in ("same", "dear", "cheap")]
+    text = comparison_markdown(results(variant("mine", (1, 1)), *shown, contrasts=(same, dear, cheap)))
+    for row in ("| same    |", "| dear +  |", "| cheap - |"):
+        assert row in text
+    assert "+ takes more than the same bytes" in text
+
+
+def _contrast(control, extra_bits):
+    nothing = Estimate(value=0, low=0, high=0)
+    return Contrast(
+        variant="mine",
+        control=control,
+        gains={"contextual": nothing, "parametric": nothing},
+        better=0,
+        worse=0,
+        p=1.0,
+        p_holm=1.0,
+        extra_bytes=0,
+        extra_cached_bits=extra_bits,
+    )
 
 
 def test_a_mark_stands_where_the_difference_is_clear():
@@ -110,7 +177,7 @@ def test_what_failed_and_what_never_ended_is_said():
     text = " ".join(comparison_markdown(results(variant("w3a16", (300, 0)), broken, limit=500)).split())
     assert "- **w2a16 failed** in reference_passkey: task reference_passkey: NaN - Only" in text
     assert "- Only the first 500 items of each task were asked." in text
-    assert "- w3a16: 3 of 500 answers to passkey never ended and were cut." in text
+    assert "- w3a16: answers that never ended and were cut: 3 of 500 to passkey." in text
     assert "80 % probability: 2.4 to 2.4 points." in text
 
 

@@ -14,6 +14,7 @@ def test_a_card_says_size_losses_tasks_and_how_to_do_it_again():
     card = model_card_section(results(), "w3")
     assert card.startswith("## What quantization cost\n\nw3: summary of w3. 3.125 bits per weight")
     assert "Reading lost minus recall lost: 11.3 [7.3, 15.3] points, a clear difference." in card
+    assert "In a sentence: it loses 11.3 points more reading than recall (7.3 to 15.3)." in card
     assert "| reading |           90.0 |      77.7 | 12.3 [8.3, 16.3] |" in card
     cells = [token.content for token in texts(card)]
     row = cells.index("set\\_find")

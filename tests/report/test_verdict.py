@@ -124,3 +124,22 @@ def test_labels_drop_the_word_that_all_tasks_share():
     assert list(task_labels(judge([BASE])).values()) == ["passkey", "recall_yes_no"]
     mixed = make_result("m", {"gsm8k": 0.5, "reference_passkey": 0.5})
     assert list(task_labels(judge([mixed])).values()) == ["gsm8k", "reference_passkey"]
+
+
+def test_a_task_without_data_has_a_line_that_says_so():
+    (line,) = [
+        line
+        for line in shown([BASE.model_copy(update={"without_data": {"gsm8k_chat": "no network"}})]).splitlines()
+        if line.startswith("gsm8k_chat")
+    ]
+    assert line.split() == ["gsm8k_chat", "-", "-", "no", "data"]
+
+
+def test_answers_that_were_cut_are_told():
+    task = BASE.tasks["reference_passkey"]
+    rows = tuple(row._replace(tokens=8, ended=index > 2) for index, row in enumerate(task.rows))
+    cut = BASE.model_copy(update={"tasks": {**BASE.tasks, task.task: task.model_copy(update={"rows": rows})}})
+    assert "reference: 3 answers of reference_passkey did not end by themselves and were cut." in shown(
+        [cut], width=100
+    )
+    assert "were cut" not in shown([BASE])

@@ -6,6 +6,7 @@ from markupsafe import Markup
 
 from mvquant.comparison import VariantResult
 from mvquant.evaluation import Estimate, Knowledge
+from mvquant.report.comparison_table import differing_keys
 from mvquant.report.html.marks import SIGNS, interval
 from mvquant.report.html.material import Material
 from mvquant.report.html.svg import Scale, across, element, joined, scale_over, vertical
@@ -50,7 +51,8 @@ def loss_chart(material: Material) -> LossChart | None:
         return None
     ends = [100 * end for variant in drawn for drop in _drops(variant).values() for end in (drop.low, drop.high)]
     scale = scale_over([0.0, *ends], _LEAST_SPAN)
-    return LossChart(tuple(_strip(variant, scale) for variant in drawn), _axis(scale))
+    keys_differ = differing_keys(material.results.variants)
+    return LossChart(tuple(_strip(variant, scale, keys_differ=keys_differ) for variant in drawn), _axis(scale))
 
 
 def _drops(variant: VariantResult) -> dict[Knowledge, Estimate]:
@@ -62,14 +64,15 @@ def _drops(variant: VariantResult) -> dict[Knowledge, Estimate]:
     return found
 
 
-def _strip(variant: VariantResult, scale: Scale) -> Strip:
+def _strip(variant: VariantResult, scale: Scale, *, keys_differ: bool) -> Strip:
     drops = _drops(variant)
     marks = [interval(drop, scale, _PLACES[group], group) for group, drop in drops.items()]
     bits = "" if variant.bits_per_weight is None else f"{number(variant.bits_per_weight, 2)} bits per weight"
+    keys = f"{number(variant.bits_per_cached_key, 2)} per cached key" if keys_differ else ""
     control = "control" if variant.role == "control" else ""
     return Strip(
         name=variant.name,
-        detail=", ".join(part for part in (bits, control) if part),
+        detail=", ".join(part for part in (bits, keys, control) if part),
         control=variant.role == "control",
         losses={SIGNS[group]: with_limits(drop) for group, drop in drops.items()},
         plot=element("svg", _grid(scale, HEIGHT), *marks, class_="plot", height=HEIGHT, aria_hidden="true"),

@@ -10,14 +10,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from mvquant.comparison import ComparisonResults, VariantResult
-from mvquant.report.comparison_table import remarks
+from mvquant.report.comparison_remarks import remarks
 from mvquant.report.html.flips import packed_flips
 from mvquant.report.html.headline import control_sentences, headline, verdict_sentences
 from mvquant.report.html.loss_chart import loss_chart
 from mvquant.report.html.marks import SIGNS, shape
 from mvquant.report.html.massive_maps import massive_maps
 from mvquant.report.html.material import Material
-from mvquant.report.html.pareto_chart import pareto_chart
+from mvquant.report.html.pareto_chart import pareto_charts
 from mvquant.report.html.plan_maps import plan_views
 from mvquant.report.html.svg import element
 from mvquant.report.html.tables import contrast_table, text_table, variant_table
@@ -43,8 +43,8 @@ def html_report(material: Material) -> str:
             remarks=_remarks(results),
             signs={sign: element("svg", shape(group), class_="sign", viewBox="-7 -7 14 14") for group, sign in _SIGNS},
             losses=loss_chart(material),
-            pareto=pareto_chart(material),
-            contrasts=contrast_table(results.contrasts),
+            pareto=pareto_charts(material),
+            contrasts=contrast_table(results),
             variants=variant_table(material),
             text=text_table(material),
             matrix=task_matrix(material),

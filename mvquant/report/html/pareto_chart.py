@@ -1,58 +1,42 @@
-"""What is kept for how many bits: accuracy against bits per weight, one panel for reading, one for recall."""
+"""What is kept for how many bits: a chart for bits per weight and one for bits per cached key, where they differ.
 
-import math
-from collections.abc import Sequence
+Each has a panel for reading and one for recall. Names stand beside what was asked for and what nothing beats, as far as
+there is room; every other mark tells its name when it, or its line in the list, is pointed at or focused.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from mvquant.comparison import VariantResult
 from mvquant.evaluation import Estimate, Knowledge
+from mvquant.report.html.labels import Box, Spot, place_names
 from mvquant.report.html.marks import SIGNS
 from mvquant.report.html.material import Material
-from mvquant.report.html.svg import Number, Scale, across, at, element, horizontal, joined, scale_over, vertical
+from mvquant.report.html.pareto_axes import BOTTOM, HEIGHT, Axes, axes_over, grid
+from mvquant.report.html.svg import at, element, horizontal, joined, vertical
 from mvquant.report.html.words import number, points, with_limits
 
-HEIGHT = 340.0
-_TOP, _BOTTOM = 14.0, 312.0
-_RADIUS = 8.5
-_SIDE_STEP = 18.0
-"""Marks nearer than this would cover each other, so they step aside."""
+RADIUS = {"variant": 5.5, "control": 4.0}
 
-_MOST_STEPS = 3
-"""A mark further away would tell the wrong bits; in a crowd marks may cover each other."""
-
-_WIDTHS = (280.0, 400.0, 520.0)
-"""Pixels that a panel has, from a phone to a desk."""
-
-_ROUND_BITS: tuple[Number, ...] = (1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 10, 12, 16, 24, 32)
-_MOST_TICKS = 6
+WIDTHS = {"narrow": 250.0, "wide": 380.0}
+"""Least pixels of a panel on a phone and on a desk: names that have room there have it in any wider one."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One variant in one panel; `label` is its number in the list beside the chart."""
+    """One variant in one panel; `label` is the same in all panels."""
 
     label: int
     variant: VariantResult
     bits: float
     kept: Estimate
 
-
-@dataclass(frozen=True)
-class Axes:
-    """Where things lie: `log_bits` goes across, doublings being equally far apart, `kept` (per cent) upwards."""
-
-    log_bits: Scale
-    kept: Scale
-
-    def x(self, bits: Number) -> float:
-        """How far across, as a fraction."""
-        return self.log_bits.place(math.log2(bits))
-
-    def y(self, fraction: float) -> float:
-        """How far down, in pixels."""
-        return _BOTTOM - (_BOTTOM - _TOP) * self.kept.place(100 * fraction)
+    @property
+    def kind(self) -> str:
+        """Whether it was asked for."""
+        return "control" if self.variant.role == "control" else "variant"
 
 
 @dataclass(frozen=True)
@@ -73,40 +57,69 @@ class Panel:
 
 
 @dataclass(frozen=True)
+class Entry:
+    """One line of the list beside a chart."""
+
+    variant: VariantResult
+    bits: str
+    best: str
+
+
+@dataclass(frozen=True)
 class ParetoChart:
-    """The panels, and what their numbers stand for."""
+    """The panels, and what their marks stand for, by label; `what` are the bits of."""
 
+    what: str
     panels: tuple[Panel, ...]
-    numbers: dict[int, VariantResult]
+    entries: dict[int, Entry]
 
 
-def pareto_chart(material: Material) -> ParetoChart | None:
-    """Draw all variants whose size and accuracy are known; None where there are none.
+Bits = Callable[[VariantResult], float | None]
 
-    Accuracies are chance-corrected means over tasks. Both panels share their scales.
+_COSTS: dict[str, Bits] = {
+    "weight": lambda variant: variant.bits_per_weight,
+    "cached key": lambda variant: variant.bits_per_cached_key,
+}
+
+
+def pareto_charts(material: Material) -> list[ParetoChart]:
+    """Draw all variants whose size and accuracy are known; nothing where there are none.
+
+    A variant that rounds its cache alone is not in the chart of weights, and one that rounds weights alone not in that
+    of the cache. Accuracies are chance-corrected means over tasks. The panels of a chart share their scales.
     """
-    numbered = dict(enumerate((each for each in material.compared if each.bits_per_weight is not None), start=1))
-    panels: dict[Knowledge, list[Point]] = {group: _points(numbered, group) for group in SIGNS}
+    numbered = dict(enumerate(material.compared, start=1))
+    charts = (_chart(material.baseline, numbered, what, bits) for what, bits in _COSTS.items())
+    return [chart for chart in charts if chart is not None]
+
+
+def _chart(baseline: VariantResult, numbered: dict[int, VariantResult], what: str, bits: Bits) -> ParetoChart | None:
+    panels: dict[Knowledge, list[Point]] = {
+        group: list(_points(numbered, group, bits, bits(baseline))) for group in SIGNS
+    }
     shown = [point for chosen in panels.values() for point in chosen]
     if not shown:
         return None
-    base = {group: material.baseline.groups[group].corrected for group in SIGNS if group in material.baseline.groups}
-    ends = [100 * value for point in shown for value in (point.kept.low, point.kept.high)]
-    axes = Axes(
-        scale_over([math.log2(point.bits) for point in shown], span=0.2, margin=0.1),
-        scale_over([*ends, *(100 * each.value for each in base.values())], span=10.0, margin=0.06),
-    )
-    return ParetoChart(
-        tuple(_panel(chosen, group, base.get(group), axes) for group, chosen in panels.items() if chosen), numbered
-    )
+    base = {group: baseline.groups[group].corrected for group in SIGNS if group in baseline.groups}
+    ends = [value for point in shown for value in (point.kept.low, point.kept.high)]
+    axes = axes_over([point.bits for point in shown], [*ends, *(each.value for each in base.values())])
+    drawn = tuple(_panel(chosen, group, base.get(group), axes, what) for group, chosen in panels.items() if chosen)
+    entries = {point.label: _entry(point, drawn) for point in shown}
+    return ParetoChart(what, drawn, dict(sorted(entries.items())))
 
 
-def _points(numbered: dict[int, VariantResult], group: Knowledge) -> list[Point]:
-    return [
-        Point(label, variant, variant.bits_per_weight, variant.groups[group].corrected)
-        for label, variant in numbered.items()
-        if group in variant.groups and variant.bits_per_weight is not None
-    ]
+def _points(
+    numbered: dict[int, VariantResult], group: Knowledge, bits: Bits, unrounded: float | None
+) -> Iterator[Point]:
+    for label, variant in numbered.items():
+        found = bits(variant)
+        if group in variant.groups and found is not None and found != unrounded:
+            yield Point(label, variant, found, variant.groups[group].corrected)
+
+
+def _entry(point: Point, panels: Sequence[Panel]) -> Entry:
+    best = [SIGNS[panel.knowledge] for panel in panels if point.variant.name in panel.best]
+    return Entry(point.variant, number(point.bits, 2), " and ".join(best))
 
 
 def frontier(shown: Sequence[Point]) -> list[Point]:
@@ -118,62 +131,28 @@ def frontier(shown: Sequence[Point]) -> list[Point]:
     return best
 
 
-def _panel(shown: list[Point], group: Knowledge, base: Estimate | None, axes: Axes) -> Panel:
+def _panel(shown: list[Point], group: Knowledge, base: Estimate | None, axes: Axes, what: str) -> Panel:
     best = frontier(shown)
     full = Markup("") if base is None else horizontal(axes.y(base.value), 0, 1, "base")
-    marks = [_mark(point, group, axes, aside) for point, aside in stepped_aside(shown, axes)]
-    what = f"{SIGNS[group].capitalize()}, per cent, against bits per weight; the figures are in the list below"
+    spots = {size: _spots(shown, best, axes, width) for size, width in WIDTHS.items()}
+    order = sorted(shown, key=lambda point: (point.kind != "control", point.label))  # what was asked for on top
+    marks = [
+        _mark(point, group, axes, {size: found.get(point.label) for size, found in spots.items()}) for point in order
+    ]
+    said = f"{SIGNS[group].capitalize()}, per cent, against bits per {what}; the figures are in the list below"
     plot = element(
         "svg",
-        _grid(axes),
+        grid(axes),
         full,
         _steps(best, axes),
         *marks,
         class_="plot pareto",
         height=HEIGHT,
         role="img",
-        aria_label=what,
+        aria_label=said,
     )
-    return Panel(
-        group, plot, "" if base is None else points(base.value), frozenset(point.variant.name for point in best)
-    )
-
-
-def _grid(axes: Axes) -> Markup:
-    levels = [
-        joined(
-            [
-                horizontal(axes.y(tick / 100), 0, 1, "grid"),
-                element("text", number(tick, 0), x=-8, y=axes.y(tick / 100) + 4, class_="tick end"),
-            ]
-        )
-        for tick in axes.kept.ticks(6)
-        if tick <= 100
-    ]
-    ticks = [
-        joined(
-            [
-                vertical(axes.x(tick), _BOTTOM, _BOTTOM + 5, "rule"),
-                element("text", f"{tick:g}", x=across(axes.x(tick)), y=_BOTTOM + 19, class_="tick"),
-            ]
-        )
-        for tick in bit_ticks(axes.log_bits)
-    ]
-    return joined([*levels, horizontal(_BOTTOM, 0, 1, "rule"), *ticks])
-
-
-def bit_ticks(log_bits: Scale) -> list[Number]:
-    """Return round numbers of bits on a logarithmic scale, not too many.
-
-    >>> bit_ticks(Scale(math.log2(2.9), math.log2(4.6)))
-    [3, 3.5, 4, 4.5]
-    """
-    inside = [bits for bits in _ROUND_BITS if log_bits.low <= math.log2(bits) <= log_bits.high]
-    if len(inside) > _MOST_TICKS:
-        inside = [bits for bits in inside if bits == int(bits)]
-    if len(inside) > _MOST_TICKS:
-        inside = [bits for bits in inside if math.log2(bits).is_integer()]
-    return inside
+    names = frozenset(point.variant.name for point in best)
+    return Panel(group, plot, "" if base is None else points(base.value), names)
 
 
 def _steps(best: Sequence[Point], axes: Axes) -> Markup:
@@ -188,55 +167,43 @@ def _steps(best: Sequence[Point], axes: Axes) -> Markup:
     return joined(parts)
 
 
-def stepped_aside(shown: Sequence[Point], axes: Axes) -> list[tuple[Point, float]]:
-    """Give every point the pixels that it steps aside, so that no mark covers another at any usual width.
-
-    Those of fewer bits choose first, and all stay inside the panel and near their place.
-    """
-    placed: list[tuple[Point, float]] = []
-    for point in sorted(shown, key=lambda point: point.bits):
-        steps = (_SIDE_STEP * turn * sign for turn in range(_MOST_STEPS + 1) for sign in (1, -1))
-        free = (
-            step
-            for step in steps
-            if _is_inside(point, step, axes) and not any(_covers(point, step, *other, axes) for other in placed)
-        )
-        placed.append((point, next(free, 0.0)))
-    return placed
+def _spots(shown: Sequence[Point], best: Sequence[Point], axes: Axes, width: float) -> dict[int, Spot]:
+    """Places for names: first of what was asked for and is among the best, then the rest of both."""
+    first = [point for point in best if point.kind == "variant"]
+    wanted = [*first, *(point for point in shown if point.kind == "variant"), *best]
+    return place_names(
+        {point.label: point.variant.name for point in wanted},
+        {point.label: (axes.x(point.bits) * width, axes.y(point.kept.value)) for point in shown},
+        Box(0.0, 0.0, width, BOTTOM),
+        RADIUS["variant"],
+    )
 
 
-def _is_inside(point: Point, aside: float, axes: Axes) -> bool:
-    return all(_RADIUS <= axes.x(point.bits) * width + aside <= width - _RADIUS for width in _WIDTHS)
-
-
-def _covers(point: Point, aside: float, other: Point, other_aside: float, axes: Axes) -> bool:
-    if abs(axes.y(point.kept.value) - axes.y(other.kept.value)) >= _SIDE_STEP:
-        return False
-    apart = axes.x(point.bits) - axes.x(other.bits)
-    return any(abs(apart * width + aside - other_aside) < _SIDE_STEP - 0.5 for width in _WIDTHS)
-
-
-def _mark(point: Point, group: Knowledge, axes: Axes, aside: float) -> Markup:
+def _mark(point: Point, group: Knowledge, axes: Axes, spots: dict[str, Spot | None]) -> Markup:
     y = axes.y(point.kept.value)
     ends = {"y1": axes.y(point.kept.low) - y, "y2": axes.y(point.kept.high) - y}
-    kind = "control" if point.variant.role == "control" else "variant"
+    name = point.variant.name
+    side = Spot(-10.0, 4.0, "end") if axes.x(point.bits) > 0.5 else Spot(10.0, 4.0, "start")
     mark = element(
         "g",
-        element("title", f"{point.variant.name}: {number(point.bits, 2)} bits, {with_limits(point.kept)} %"),
+        element("title", f"{name}: {number(point.bits, 2)} bits, {with_limits(point.kept)} %"),
         element("line", x1=0, x2=0, class_=f"span {SIGNS[group]}", **ends),
-        _body(group, kind),
-        element("text", str(point.label), y=3.5, class_=f"label {kind}"),
-        transform=f"translate({aside:g} 0)",
-        class_="point",
+        _body(group, point.kind),
+        *(_text(name, spot, f"name {size}") for size, spot in spots.items() if spot is not None),
+        _text(name, side, "tip"),
+        class_=f"point {point.kind}",
         data_label=str(point.label),
     )
-    leader = element("line", x1=0, x2=aside, class_="leader") if aside else Markup("")
-    return at(axes.x(point.bits), y, leader, mark)
+    return at(axes.x(point.bits), y, mark)
+
+
+def _text(name: str, spot: Spot, class_: str) -> Markup:
+    return element("text", name, x=spot.dx, y=spot.dy, text_anchor=spot.anchor, class_=class_)
 
 
 def _body(group: Knowledge, kind: str) -> Markup:
-    class_ = f"body {SIGNS[group]} {kind}"
+    class_, radius = f"body {SIGNS[group]} {kind}", RADIUS[kind]
     if group == "contextual":
-        return element("circle", r=_RADIUS, class_=class_)
-    half = _RADIUS - 0.5
+        return element("circle", r=radius, class_=class_)
+    half = radius - 0.5
     return element("rect", x=-half, y=-half, width=2 * half, height=2 * half, class_=class_)

@@ -1,12 +1,13 @@
 """Tables that a person can sort: every cell has its text, and numbers beside it where the text is not one."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from mvquant.comparison import Contrast, VariantResult
+from mvquant.comparison import ComparisonResults, Contrast, VariantResult
 from mvquant.evaluation import Estimate, Knowledge
 from mvquant.evaluation.paired_tests import SIGNIFICANCE
-from mvquant.report.comparison_table import p_value
+from mvquant.report.comparison_table import differing_keys, p_value
+from mvquant.report.findings import spending
 from mvquant.report.html.marks import SIGNS
 from mvquant.report.html.material import Material
 from mvquant.report.html.words import MINUS, NOTHING, limits, number, points, size, small
@@ -88,12 +89,24 @@ _VARIANT_COLUMNS: dict[Column, Callable[[VariantResult], Cell]] = {
 }
 
 
+_KEY_COLUMN = Column("bits/cached key", numeric=True, title="over the training context, everything counted")
+
+
+def _key_bits(each: VariantResult) -> Cell:
+    return Cell(number(each.bits_per_cached_key, 2), each.bits_per_cached_key)
+
+
 def variant_table(material: Material) -> Table:
     """Size, what was kept and what was lost, of every model."""
     variants = material.results.variants
-    rows = [(Cell(each.name), *(cell(each) for cell in _VARIANT_COLUMNS.values())) for each in variants]
-    columns = (Column("model"), *_VARIANT_COLUMNS)
-    return Table("Size, reading and recall", columns, tuple(rows), tuple(each.role for each in variants))
+    cells = dict(_VARIANT_COLUMNS)
+    if differing_keys(variants):
+        first, *rest = cells.items()
+        cells = dict([first, (_KEY_COLUMN, _key_bits), *rest])
+    rows = [(Cell(each.name), *(cell(each) for cell in cells.values())) for each in variants]
+    return Table(
+        "Size, reading and recall", (Column("model"), *cells), tuple(rows), tuple(each.role for each in variants)
+    )
 
 
 def _ratio(each: VariantResult) -> Cell:
@@ -147,13 +160,14 @@ def text_table(material: Material) -> Table | None:
     return Table("On the same running text", columns, tuple(rows), tuple(each.role for each in variants))
 
 
-def contrast_table(contrasts: Iterable[Contrast]) -> Table | None:
+def contrast_table(results: ComparisonResults) -> Table | None:
     """What else the same bytes buy; None without controls."""
-    rows = [_contrast(each) for each in contrasts]
+    rows = [_contrast(each, results) for each in results.contrasts]
     columns = (
         Column("variant"),
         Column("against"),
-        Column("extra bytes", numeric=True, title="that the variant takes more than the control"),
+        Column("extra bytes", numeric=True, title="that the variant takes more than the control on disk"),
+        Column("extra bits/key", numeric=True, title="that it takes more of a cached key"),
         *(
             Column(f"{sign} kept more", numeric=True, title="points; positive is in favour of the variant")
             for sign in SIGNS.values()
@@ -164,13 +178,15 @@ def contrast_table(contrasts: Iterable[Contrast]) -> Table | None:
     return Table("The same bytes, spent in another way", columns, tuple(rows)) if rows else None
 
 
-def _contrast(each: Contrast) -> tuple[Cell, ...]:
+def _contrast(each: Contrast, results: ComparisonResults) -> tuple[Cell, ...]:
     clear = each.p_holm < SIGNIFICANCE
     mark = ("better" if each.better > each.worse else "worse") if clear else ""
+    spent = spending(each, results)
     return (
         Cell(each.variant),
-        Cell(each.control),
+        Cell(each.control, note=f"takes {spent} bytes" if spent else ""),
         Cell(number(each.extra_bytes, 0), each.extra_bytes),
+        Cell(number(each.extra_cached_bits, 2), each.extra_cached_bits),
         *(_estimate(each.gains.get(group)) for group in SIGNS),
         Cell(f"{each.better} / {each.worse}", each.better - each.worse, mark=mark),
         Cell(p_value(each.p_holm), each.p_holm),

@@ -136,6 +136,32 @@ def test_a_cell_leads_to_its_flips(opened):
     assert page.evaluate("document.activeElement.id") == "flips"
 
 
+def test_a_mark_tells_its_name_from_the_list_by_keyboard_and_stays_when_it_is_chosen(opened):
+    page = opened(full_material())
+    tips = page.locator("#sizes .tip:visible")
+    entry = page.locator("#sizes .entries button").nth(1)
+    assert tips.count() == 0
+    entry.focus()
+    assert tips.all_text_contents() == ["random-w3", "random-w3"]
+    page.keyboard.press("Enter")
+    entry.evaluate("(button) => button.blur()")
+    assert (tips.count(), entry.get_attribute("aria-pressed")) == (2, "true")
+    entry.focus()
+    page.keyboard.press("Enter")
+    entry.evaluate("(button) => button.blur()")
+    assert (tips.count(), entry.get_attribute("aria-pressed")) == (0, "false")
+    page.locator('#sizes .point[data-label="1"] .body').first.hover()
+    assert tips.all_text_contents() == ["w3", "w3"]
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_names_beside_marks_are_those_for_the_width(opened, width):
+    page = opened(full_material(), viewport={"width": width, "height": 900})
+    shown = page.locator("#sizes .name:visible")
+    sizes = {name.split()[1] for name in shown.evaluate_all("(all) => all.map((each) => each.getAttribute('class'))")}
+    assert sizes == {"narrow" if width < 400 else "wide"}
+
+
 def test_hostile_strings_are_shown_as_they_are(opened):
     page = opened(Material(hostile_results(), flips=(hostile_flip(),)))
     page.locator("#flip-list summary").first.click()
@@ -165,7 +191,7 @@ def test_the_dark_page_is_dark(opened):
 def test_everything_but_flips_is_there_without_scripts(opened):
     page = opened(full_material(), java_script_enabled=False)
     assert "The browser of flips needs JavaScript" in page.locator("noscript").inner_text()
-    assert "11.3 points more reading than recall" in page.locator(".headline").inner_text()
+    assert "11.3 points more reading (answers in the prompt)" in page.locator(".headline").inner_text()
     assert page.locator("#tasks table.matrix tbody tr").count() == 3
 
 

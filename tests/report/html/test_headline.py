@@ -1,39 +1,55 @@
-import pytest
-
 from mvquant.report.html.headline import control_sentences, headline, verdict_sentences
-from tests.report.comparisons import contrast, results, variant
+from tests.report.comparisons import around, contrast, results, variant
 
 CLEAR, UNCLEAR = {"reading": 0.2, "recall": 0.01}, {"reading": 0.02, "recall": 0.01}
 
 
 def test_one_variant_is_the_headline():
     assert headline(results(variant("w3", **CLEAR))) == (
-        "w3 loses 19.0 points more reading than recall (15.0 to 23.0)."
+        "w3 loses 19.0 points more reading (answers in the prompt) than recall (answers in the weights) (15.0 to 23.0)."
     )
 
 
 def test_an_interval_with_zero_is_no_difference():
     said = headline(results(variant("w4", **UNCLEAR)))
-    assert said.startswith("w4 may lose reading and recall alike: the difference is 1.0 points (")
+    assert said.startswith("w4 loses nothing that these items show (reading (answers in the prompt) 2.0 points, ")
 
 
 def test_more_recall_than_reading_is_said_the_right_way_round():
     said = headline(results(variant("w3", reading=0.01, recall=0.2)))
-    assert said == "w3 loses 19.0 points more recall than reading (15.0 to 23.0)."
+    assert said.startswith("w3 loses 19.0 points more recall (answers in the weights) than reading (answers in")
 
 
-def test_several_variants_are_counted_and_the_widest_named():
-    said = headline(results(variant("w2", 0.5), variant("w3", **CLEAR), variant("w4", **UNCLEAR)))
+def test_several_variants_are_counted_the_harmless_first():
+    said = headline(results(variant("w2", 0.8, 0.7), variant("k2", 0.5), variant("w3", **CLEAR), variant("w4")))
     assert said == (
-        "2 of 3 variants lose more reading than recall. "
-        "The widest gap: w2 loses 50.0 points more reading than recall (46.0 to 54.0)."
+        "Of 4 variants, 1 (w4) loses nothing that these items show; 2 (k2, w3) lose more reading (answers in the "
+        "prompt) than recall (answers in the weights), by up to 50.0 points (46.0 to 54.0); 1 (w2) loses most of both."
     )
 
 
-@pytest.mark.parametrize(("count", "word"), [(2, "Neither variant"), (3, "None of 3 variants")])
-def test_no_clear_gap_is_said_so(count, word):
-    said = headline(results(*(variant(f"w{number}", **UNCLEAR) for number in range(count))))
-    assert said.startswith(f"{word} clearly loses more reading than recall, or the reverse. The widest gap: w0, 1.0")
+def test_many_names_are_cut():
+    said = headline(results(*(variant(f"w{number}") for number in range(6))))
+    assert said == "Of 6 variants, 6 (w0, w1, w2, w3, ...) lose nothing that these items show."
+
+
+def test_a_name_with_the_words_in_it_is_left_alone():
+    said = headline(results(variant("reading-recall", **CLEAR)))
+    assert said.startswith("reading-recall loses 19.0 points more reading (answers in the prompt) than recall")
+
+
+def test_full_precision_that_guesses_is_the_headline():
+    found = results(variant("w3", **CLEAR))
+    groups = {
+        group: score.model_copy(update={"corrected": around(0.01)}) for group, score in found.variants[0].groups.items()
+    }
+    weak = found.model_copy(
+        update={"variants": (found.variants[0].model_copy(update={"groups": groups}), *found.variants[1:])}
+    )
+    assert headline(weak) == (
+        "Full precision itself is no better than a guess at reading (answers in the prompt) and recall (answers in the "
+        "weights): what is lost of that cannot be told."
+    )
 
 
 def test_controls_do_not_make_the_headline():
@@ -54,22 +70,30 @@ def test_losses_say_whether_they_are_clear():
 
 def test_a_control_that_takes_more_bytes_is_not_called_another_way_to_spend_them():
     dearer = contrast("w3", "whole-qk-all", better=1, worse=40, p_holm=0.001, extra_bytes=-5000)
-    assert control_sentences(results(contrasts=(dearer, contrast("w3", "fast")))) == [
+    assert control_sentences(_shown(dearer, contrast("w3", "fast"))) == [
         "Against 2 controls, w3 answers worse than whole-qk-all (at more bytes); 1 cannot be told apart."
     ]
 
 
+def test_beating_a_control_of_fewer_bytes_is_told_as_that():
+    cheaper = contrast("w3", "token", better=40, worse=1, p_holm=0.001).model_copy(update={"extra_cached_bits": 0.5})
+    shown = results(
+        variant("w3"), variant("token", role="control", bits_per_cached_key=2.0), contrasts=(cheaper, cheaper)
+    )
+    assert control_sentences(shown) == [
+        "Against 2 controls, w3 answers better than token (at fewer bytes), token (at fewer bytes)."
+    ]
+
+
 def test_only_significant_controls_count():
-    alike = results(contrasts=(contrast("w3", "random"), contrast("w3", "fast")))
+    alike = _shown(contrast("w3", "random"), contrast("w3", "fast"))
     assert control_sentences(alike) == [
         "Against 2 other ways to spend its bytes, w3 answers no differently, as far as these items tell."
     ]
-    split = results(
-        contrasts=(
-            contrast("w3", "random", better=30, worse=2, p_holm=0.001),
-            contrast("w3", "groups", better=1, worse=40, p_holm=0.001),
-            contrast("w3", "fast"),
-        )
+    split = _shown(
+        contrast("w3", "random", better=30, worse=2, p_holm=0.001),
+        contrast("w3", "groups", better=1, worse=40, p_holm=0.001),
+        contrast("w3", "fast"),
     )
     assert control_sentences(split) == [
         (
@@ -77,3 +101,9 @@ def test_only_significant_controls_count():
             "1 cannot be told apart."
         )
     ]
+
+
+def _shown(*contrasts):
+    """A comparison with these contrasts and their controls."""
+    controls = [variant(each.control, role="control", control_of=(each.variant,)) for each in contrasts]
+    return results(variant("w3"), *controls, contrasts=contrasts)

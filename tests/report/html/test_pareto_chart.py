@@ -1,14 +1,11 @@
-import math
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mvquant.report.html.material import Material
-from mvquant.report.html.pareto_chart import Axes, Point, frontier, pareto_chart, stepped_aside
-from mvquant.report.html.svg import Scale
+from mvquant.report.html.pareto_chart import WIDTHS, Point, frontier, pareto_charts
 from tests.report.comparisons import around, results, variant
+from tests.report.html.pages import Page
 
-AXES = Axes(Scale(math.log2(2), math.log2(16)), Scale(0.0, 100.0))
 PLACES = st.lists(st.tuples(st.floats(2.5, 14), st.floats(0, 1)), min_size=1, max_size=8)
 
 
@@ -29,32 +26,62 @@ def test_the_frontier_is_what_nothing_else_beats(places):
         assert any(other.bits <= point.bits and other.kept.value >= point.kept.value for other in best)
 
 
-def test_equal_marks_step_aside_in_both_directions_and_stay_inside():
-    placed = stepped_aside(points([(4.0, 0.5)] * 5), AXES)
-    asides = sorted(aside for _, aside in placed)
-    assert asides == [-36, -18, 0, 18, 36]
-
-
-@given(PLACES)
-@settings(max_examples=50)
-def test_no_mark_leaves_the_panel_of_a_phone(places):
-    for point, aside in stepped_aside(points(places), AXES):
-        assert 0 < AXES.x(point.bits) * 280 + aside < 280
-
-
 def test_full_precision_is_a_line_and_not_a_point():
-    chart = pareto_chart(Material(results()))
-    assert [each.name for each in chart.numbers.values()] == ["w3", "random-w3"]
+    (chart,) = pareto_charts(Material(results()))
+    assert [each.variant.name for each in chart.entries.values()] == ["w3", "random-w3"]
     assert [panel.base for panel in chart.panels] == ["90.0", "90.0"]
 
 
 def test_the_best_are_named():
-    reading, recall = pareto_chart(Material(results())).panels
+    reading, recall = pareto_charts(Material(results()))[0].panels
     assert reading.best == {"w3", "random-w3"}
     assert recall.best == {"w3", "random-w3"}
     cheap = results(variant("cheap", 0.1, bits=3.0), variant("dear", 0.2, bits=4.0))
-    assert pareto_chart(Material(cheap)).panels[0].best == {"cheap"}
+    (chart,) = pareto_charts(Material(cheap))
+    assert chart.panels[0].best == {"cheap"}
+    assert [entry.best for entry in chart.entries.values()] == ["reading and recall", ""]
 
 
 def test_without_sizes_there_is_no_chart():
-    assert pareto_chart(Material(results(variant("w3", bits=None)))) is None
+    assert pareto_charts(Material(results(variant("w3", bits=None)))) == []
+
+
+def cached(name, key_bits, *, bits=16.0, role="variant", **changes):
+    return variant(name, bits=bits, role=role, bits_per_cached_key=key_bits, bits_per_cached_value=16.0, **changes)
+
+
+def test_weights_and_cache_have_a_chart_each():
+    """Full precision has 16 bits of both: who rounds only one of them is in one chart only."""
+    found = results(cached("w3", 16.0, bits=3.1), cached("k2", 2.2), cached("w3-k2", 2.2, bits=3.1))
+    base = found.variants[0].model_copy(update={"bits_per_cached_key": 16.0})
+    found = found.model_copy(update={"variants": (base, *found.variants[1:])})
+    weights, keys = pareto_charts(Material(found))
+    names = {chart.what: [each.variant.name for each in chart.entries.values()] for chart in (weights, keys)}
+    assert names == {"weight": ["w3", "w3-k2"], "cached key": ["k2", "w3-k2"]}
+    assert [entry.bits for entry in keys.entries.values()] == ["2.20", "2.20"]
+
+
+def named(plot, size):
+    page = Page(plot)
+    return [element["x"] for tag, element in page.elements if tag == "text" and f"name {size}" in element["class"]]
+
+
+def test_in_a_crowd_most_names_step_back_and_every_mark_can_still_tell_its_own():
+    crowd = [variant(f"control-of-some-length-{i}", 0.01, role="control", bits=4.0 + i / 1000) for i in range(30)]
+    (chart,) = pareto_charts(Material(results(variant("w4", 0.02, bits=4.0), *crowd)))
+    for panel in chart.panels:
+        page = Page(str(panel.plot))
+        texts = [text for path, text in page.texts if path[-1] == "text"]
+        assert sum(element.get("class") == "tip" for element in page.all("text")) == 31
+        assert all(texts.count(each.name) >= 1 for each in crowd)
+        for size in WIDTHS:
+            assert len(named(str(panel.plot), size)) <= 3
+
+
+def test_what_was_asked_for_is_named_before_controls():
+    pair = results(
+        variant("asked", 0.02, bits=4.0), variant("control", 0.01, bits=4.0, role="control", control_of=("asked",))
+    )
+    (chart,) = pareto_charts(Material(pair))
+    names = [text for path, text in Page(str(chart.panels[0].plot)).texts if path[-1] == "text"]
+    assert names.count("asked") == 1 + len(WIDTHS)  # its name at each width, and its tip

@@ -52,7 +52,9 @@ def test_running_text_is_left_out_where_none_was_read():
 
 
 def test_contrasts_are_marked_only_where_significant():
-    assert contrast_table(()) is None
-    table = contrast_table((contrast("w3", "a"), contrast("w3", "b", better=1, worse=30, p_holm=0.001)))
-    assert [row[5].mark for row in table.rows] == ["", "worse"]
+    assert contrast_table(results(variant("w3"))) is None
+    pair = (contrast("w3", "a"), contrast("w3", "b", better=1, worse=30, p_holm=0.001))
+    controls = [variant(name, role="control", control_of=("w3",)) for name in ("a", "b")]
+    table = contrast_table(results(variant("w3"), *controls, contrasts=pair))
+    assert [row[6].mark for row in table.rows] == ["", "worse"]
     assert table.rows[0][2].text == "1,536"

@@ -62,18 +62,34 @@
   };
   document.querySelectorAll("table.sortable").forEach(sortable);
 
-  // ---- numbers of the scatter plot -------------------------------------------------------------------------------
+  // ---- scatter plots: a mark and its line in the list are shown together ------------------------------------------
 
-  const panels = document.querySelector(".panels");
+  const marks = [...document.querySelectorAll(".point")];
+  const entries = [...document.querySelectorAll(".entries button")];
+  let pinned = null;
   const choose = (label) => {
-    panels.classList.toggle("some", label !== null);
-    panels.querySelectorAll(".point").forEach((point) => {
-      point.classList.toggle("chosen", point.dataset.label === label);
+    document.querySelectorAll(".panels").forEach((each) => each.classList.toggle("some", label !== null));
+    marks.forEach((point) => {
+      const chosen = point.dataset.label === label;
+      point.classList.toggle("chosen", chosen);
+      const place = point.parentNode;
+      if (chosen && place.nextSibling) place.parentNode.append(place);
     });
+    entries.forEach((entry) => entry.classList.toggle("chosen", entry.dataset.label === label));
   };
-  document.querySelectorAll(".numbers li").forEach((item) => {
-    item.addEventListener("pointerenter", () => choose(item.dataset.label));
-    item.addEventListener("pointerleave", () => choose(null));
+  [...marks, ...entries].forEach((each) => {
+    each.addEventListener("pointerenter", () => choose(each.dataset.label));
+    each.addEventListener("pointerleave", () => choose(pinned));
+  });
+  entries.forEach((entry) => {
+    entry.addEventListener("focus", () => choose(entry.dataset.label));
+    entry.addEventListener("blur", () => choose(pinned));
+    entry.addEventListener("click", () => {
+      pinned = pinned === entry.dataset.label ? null : entry.dataset.label;
+      entries.forEach((each) => each.setAttribute("aria-pressed", String(each.dataset.label === pinned)));
+      choose(pinned);
+    });
+    entry.setAttribute("aria-pressed", "false");
   });
 
   // ---- command ---------------------------------------------------------------------------------------------------

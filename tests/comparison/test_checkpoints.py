@@ -1,0 +1,94 @@
+"""Variants whose method calibrates: quantized once into a folder, which later runs take up."""
+
+import pytest
+
+from mvquant.comparison.checkpoints import CHECKPOINTS, needs_folder, quantized_folder
+from mvquant.errors import BackendError
+from mvquant.pipeline import load_model
+from mvquant.policies import make_plan
+from mvquant.recipe import Recipe
+from tests.comparison.examples import make_world
+
+RTN = {"scheme": "w4a16-row"}
+GPTQ = {"name": "gptq", "quantize": {"summary": "x", "weights": {"scheme": "w4a16-row", "method": "gptq"}}}
+
+
+@pytest.fixture
+def world(tmp_path):
+    return make_world(tmp_path)
+
+
+class Quantizer:
+    """Writes what a calibrated method could have written: here, the weights rounded to nearest."""
+
+    def __init__(self, world, fails=False):
+        self.world, self.fails, self.made = world, fails, []
+
+    def __call__(self, plan, folder):
+        self.made.append(folder)
+        if self.fails:
+            raise BackendError("gptq needs a package: pip install it")
+        load_model(self.world.model)[0].save_pretrained(folder)
+        load_model(self.world.model)[1].save_pretrained(folder)
+
+
+def compare(world, quantizer, monkeypatch, *variants, **changes):
+    baseline = world.baseline()
+    monkeypatch.setattr(world, "baseline", lambda: type(baseline)(**{**vars(baseline), "quantize": quantizer}))
+    return world.compare(world.recipe(*variants, noise_floor=False, **changes))
+
+
+def test_only_methods_that_calibrate_need_a_folder(world):
+    baseline = world.baseline()
+    rtn, gptq = (Recipe.model_validate(recipe) for recipe in ({**GPTQ["quantize"], "weights": RTN}, GPTQ["quantize"]))
+    stats = baseline.measure(gptq.calibration)
+    plans = [make_plan(baseline.view, each, model="tiny", dtype="bfloat16", stats=stats) for each in (rtn, gptq)]
+    assert [needs_folder(plan) for plan in plans] == [False, True]
+    assert plans[0].hash != plans[1].hash
+
+
+def test_it_is_quantized_once_and_answered_from_its_folder(world, monkeypatch):
+    quantizer = Quantizer(world)
+    results = compare(world, quantizer, monkeypatch, GPTQ)
+    assert results.complete
+    (folder,) = quantizer.made
+    assert folder.parent == world.folder / "out" / CHECKPOINTS
+    assert folder in world.loads
+    assert world.notes == ["gptq: quantizing by gptq"]
+    world.loads.clear()
+    assert compare(world, quantizer, monkeypatch, GPTQ) == results
+    assert (len(quantizer.made), world.loads) == (1, [])
+    compare(world, quantizer, monkeypatch, GPTQ, limit=3)  # other questions, the same checkpoint
+    assert len(quantizer.made) == 1
+
+
+def test_what_cannot_be_quantized_costs_itself_only(world, monkeypatch):
+    results = compare(world, Quantizer(world, fails=True), monkeypatch, GPTQ, "w4a16-row")
+    gptq, rtn = results.variants[1:]
+    assert [(failure.part, failure.message) for failure in gptq.failures] == [
+        ("quantizing", "gptq needs a package: pip install it")
+    ]
+    assert rtn.tasks
+    assert gptq.plan_file is not None
+
+
+def test_an_older_plan_of_the_same_variant_makes_room(world, tmp_path):
+    made = []
+
+    def quantize(_plan, folder):
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        made.append(folder.name)
+
+    view = world.baseline().view
+    first, second = (
+        make_plan(
+            view, Recipe.model_validate({"summary": "x", "weights": {"scheme": scheme}}), model="m", dtype="bfloat16"
+        )
+        for scheme in ("w4a16-row", "w3a16-row")
+    )
+    for name, plan in (("x", first), ("x", second), ("x", second), ("x-y", first), ("x", second)):
+        quantized_folder(name, plan, quantize, tmp_path)
+    left = {path.name for path in (tmp_path / CHECKPOINTS).iterdir()}
+    assert left == {f"x-{second.hash[:16]}", f"x-y-{first.hash[:16]}"}
+    assert len(made) == 3
