@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from mvquant.cache_formats import ValueFormat
 from mvquant.cache_recipe import KeyCache, KeyPolicy, KvCache
-from mvquant.errors import UnknownNameError
+from mvquant.errors import ConfigError, UnknownNameError
 from mvquant.method_settings import METHOD_SETTINGS, MethodName
 from mvquant.recipe import Protect, Recipe, Weights, impossible
 from mvquant.scheme import SCHEME_NAMES, WeightScheme
@@ -51,6 +51,7 @@ def recipe_for_scheme(name: str) -> Recipe:
 
     Raises:
         UnknownNameError: not a scheme.
+        ConfigError: a scheme that its method cannot do.
 
     >>> recipe_for_scheme("mv-protect-w2a16").protect.pairs
     0.125
@@ -60,6 +61,8 @@ def recipe_for_scheme(name: str) -> Recipe:
     parts = _parts(name)
     if parts is None:
         raise UnknownNameError("scheme", name, COMMON_SCHEMES)
+    if mistake := _impossible(parts):
+        raise ConfigError(f"scheme {name}", [mistake])
     weights, protect = None, Protect(policy="none")
     if parts.weights is not None:
         weights = Weights(scheme=parts.weights, method=METHOD_SETTINGS[parts.method]())
@@ -75,7 +78,8 @@ def is_scheme(name: str) -> bool:
     >>> is_scheme("w4a16-k2.5v4"), is_scheme("w4a16-k9")
     (True, False)
     """
-    return _parts(name) is not None
+    parts = _parts(name)
+    return parts is not None and _impossible(parts) is None
 
 
 class _Parts(NamedTuple):
@@ -102,10 +106,13 @@ def _parts(name: str) -> _Parts | None:
         return None
     scheme = None if weights is None else WeightScheme.model_validate(weights)
     method = _METHOD_OF[named or "rtn"]
-    if scheme is not None and impossible(scheme, METHOD_SETTINGS[method]()):
-        return None
     value_bits = ValueFormat.model_validate({"bits": int(found["v"] or 16)}).bits
     return _Parts(protects is not None, method, scheme, key_bits, value_bits)
+
+
+def _impossible(parts: _Parts) -> str | None:
+    """What a method cannot do; None where it can."""
+    return None if parts.weights is None else impossible(parts.weights, METHOD_SETTINGS[parts.method]())
 
 
 def _kv_cache(parts: _Parts) -> KvCache | None:
@@ -137,7 +144,7 @@ def _summary(parts: _Parts) -> str:
 
 def _said(parts: _Parts) -> Iterator[str]:
     if parts.weights is not None:
-        by = "" if parts.method == "rtn" else f" by {METHOD_TITLES[parts.method]}"
+        by = "" if parts.method == "rtn" else f", by {METHOD_TITLES[parts.method]}"
         yield _protected_summary(parts.weights, by) if parts.protects else f"{_grid_summary(parts.weights)}{by}"
     if parts.key_bits is not None:
         share = "most to the RoPE pairs that attention feels most" if parts.protects else "all RoPE pairs alike"
