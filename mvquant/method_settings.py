@@ -4,9 +4,10 @@ method: gptq
 method: {name: gptq, backend: gptqmodel, damping: 0.05}
 """
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer
 
 MethodName = Literal["rtn", "gptq", "awq", "smoothquant", "autoround"]
 BackendName = Literal["mvquant", "llmcompressor", "gptqmodel", "autoawq", "auto-gptq", "auto-round"]
@@ -14,6 +15,11 @@ BackendName = Literal["mvquant", "llmcompressor", "gptqmodel", "autoawq", "auto-
 
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_serializer(mode="wrap")
+    def _with_name(self, write: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Write the name even where defaults are left out: it says which settings the others are."""
+        return {"name": type(self).model_fields["name"].default, **write(self)}
 
 
 class Rtn(_Settings):

@@ -77,7 +77,7 @@ class ModulePlan(_Data):
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModulePlan":
-        mistakes = [*self._group_mistakes(), *self._protection_mistakes()]
+        mistakes = [*self._group_mistakes(), *self._protection_mistakes(), *self._activation_mistakes()]
         if mistakes:
             raise ValueError("; ".join(mistakes))
         return self
@@ -130,10 +130,17 @@ class ModulePlan(_Data):
             yield f"{self.name}: protected rows and protected_scheme go together, one is missing"
         if rows and (rows[-1] >= self.rows or len(set(rows)) != len(rows)):
             yield f"{self.name}: protected row {rows[-1]} is outside its {self.rows} rows, or one is repeated"
-        if self.protected_scheme and self.protected_scheme.bits <= self.scheme.bits:
-            yield f"{self.name}: protected rows get {self.protected_scheme.bits} bits, not more than the others"
+        base, kept = self.scheme, self.protected_scheme
+        if kept and (kept.bits, not kept.activations) <= (base.bits, not base.activations):
+            yield f"{self.name}: protected rows get {kept.bits} bits, not more than the others"
         if any(protection.heads.module != self.name for protection in self.protected):
             yield f"{self.name}: protects rows of another module"
+
+    def _activation_mistakes(self) -> Iterable[str]:
+        if self.kind == "experts" and self.scheme.activations:
+            yield f'{self.name}: activations of experts cannot be rounded; leave out experts: `ignore: ["*.experts.*"]`'
+        if self.protected_scheme and self.protected_scheme.activations:
+            yield f"{self.name}: protected rows see activations as they come, not as w8a8; use w8a16-row or bf16"
 
 
 class CalibrationRecord(_Data):

@@ -10,6 +10,7 @@ summary: K cached at 2 bits on average, more for the RoPE pairs that count
 kv_cache: {keys: {bits: 2}}
 """
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from types import UnionType
@@ -19,7 +20,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from mvquant.cache_recipe import Fold, KeyPolicy, KvCache
+from mvquant.cache_recipe import Fold, KvCache
 from mvquant.errors import ConfigError, UnknownNameError, nearest_name
 from mvquant.heads import Role
 from mvquant.method_settings import METHOD_SETTINGS, Method, MethodSettings, Rtn
@@ -80,9 +81,16 @@ class Protect(_Data):
 
 
 class Calibration(_Data):
-    """The text that policies measure on. `auto` is the model's own corpus for `reference`, else WikiText-2."""
+    """The text that policies and methods see. `auto` is the model's own corpus for `reference`, else WikiText-2."""
 
     source: str = "auto"
+    """A file, a folder, or a data set of the Hub with its configuration after a colon: `allenai/c4:en`."""
+    split: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Of a data set; by default `train`, or the first that begins so."""
+    column: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """That holds the text or the conversations, where it cannot be guessed."""
+    chat: Literal["auto", "never"] = Field(default="auto", exclude_if=lambda value: value == "auto")
+    """Put conversations into the tokenizer's chat template if it has one, or take them as plain text."""
     sequences: int = Field(default=32, gt=0)
     length: int = Field(default=512, gt=1)
     seed: int = 0
@@ -211,6 +219,9 @@ def _explain(detail: ErrorDetails) -> str:
         name = str(detail["input"].get("name"))
         nearest = nearest_name(name, METHOD_SETTINGS)
         return f"{place}: unknown method {name!r}, {nearest}known: {', '.join(METHOD_SETTINGS)}"
+    if detail["loc"][-1:] == ("method",) and detail["type"] in ("union_tag_not_found", "model_attributes_type"):
+        known = ", ".join(METHOD_SETTINGS)
+        return f"{place}: is neither the name of a method nor a mapping with `name`; known: {known}"
     if detail["type"] == "literal_error":
         return f"{place}: {_nearest_value(detail)}{detail['msg']}, not {detail['input']!r}"
     message = detail["msg"].removeprefix("Value error, ")
@@ -218,8 +229,9 @@ def _explain(detail: ErrorDetails) -> str:
 
 
 def _nearest_value(detail: ErrorDetails) -> str:
-    names = get_args(KeyPolicy if "kv_cache" in detail["loc"] else PolicyName)
-    return nearest_name(str(detail["input"]), names if detail["loc"][-1] == "policy" else ())
+    """Suggest one of the values that can be chosen, where a word was given."""
+    choices = re.findall(r"'([^']*)'", detail.get("ctx", {}).get("expected", ""))
+    return nearest_name(detail["input"], choices) if isinstance(detail["input"], str) else ""
 
 
 def _keys_at(loc: Iterable[int | str]) -> list[str]:

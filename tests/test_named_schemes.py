@@ -1,6 +1,6 @@
 import pytest
 
-from mvquant.errors import UnknownNameError
+from mvquant.errors import ConfigError, UnknownNameError
 from mvquant.named_schemes import COMMON_SCHEMES, is_scheme, recipe_for_scheme, scheme_summaries
 from mvquant.recipe import load_recipe, recipe_paths
 from mvquant.scheme import SCHEME_NAMES
@@ -55,4 +55,47 @@ def test_a_cache_is_asked_for_alone_or_with_weights():
 def test_what_is_no_name_is_refused(name):
     assert not is_scheme(name)
     with pytest.raises(UnknownNameError, match="unknown scheme"):
+        recipe_for_scheme(name)
+
+
+def test_a_method_is_named_before_the_weights():
+    recipe = recipe_for_scheme("mv-protect-gptq-w3a16-k2")
+    assert (recipe.method.name, recipe.weights.scheme.name) == ("gptq", "w3a16")
+    assert (recipe.protect.policy, recipe.protected_scheme.name) == ("massive", "w8a16")
+    assert recipe.kv_cache.keys.bits == 2
+    assert "by GPTQ" in recipe.summary
+    plain = recipe_for_scheme("awq-w4a16-g64-asym")
+    assert (plain.method.name, plain.weights.scheme.name, plain.protect.policy) == ("awq", "w4a16-g64-asym", "none")
+    assert recipe_for_scheme("w4a16").method.name == "rtn"
+
+
+@pytest.mark.parametrize("name", ["w8a8", "w8a8-static", "smoothquant-w8a8", "gptq-w8a8-static"])
+def test_activations_are_rounded_by_name(name):
+    plain, protected = recipe_for_scheme(name), recipe_for_scheme(f"mv-protect-{name}")
+    assert plain.weights.scheme.activations == ("tensor" if name.endswith("static") else "token")
+    assert protected.weights == plain.weights
+    assert protected.protected_scheme.name == "bf16"
+    assert "8-bit activations" in plain.summary
+
+
+@pytest.mark.parametrize("name", ["gptq", "gptq-k2", "rtn-w4a16", "gptqw4a16", "gptq-mv-protect-w4a16", "gptq-bf16"])
+def test_a_method_needs_weights_and_its_own_place(name):
+    assert not is_scheme(name)
+    with pytest.raises(UnknownNameError, match="unknown scheme"):
+        recipe_for_scheme(name)
+    with pytest.raises(UnknownNameError, match="did you mean 'gptq-w4a16'"):
+        recipe_for_scheme("gptg-w4a16")
+
+
+@pytest.mark.parametrize(
+    ("name", "mistake"),
+    [
+        ("smoothquant-w4a16", "w4a16 rounds none: use w8a8"),
+        ("mv-protect-awq-w8a8", r"awq rounds weights only, not activations \(w8a8\)"),
+        ("autoround-w8a8-static-k2", "autoround rounds weights only"),
+    ],
+)
+def test_what_a_method_cannot_do_is_explained(name, mistake):
+    assert not is_scheme(name)
+    with pytest.raises(ConfigError, match=mistake):
         recipe_for_scheme(name)

@@ -7,8 +7,10 @@ from mvquant.cache_formats import KeyFormat
 from mvquant.cache_plan import CachePlan, HeadKeys, LayerKeys
 from mvquant.errors import ConfigError, PlanError
 from mvquant.heads import HeadRows
+from mvquant.method_settings import Awq, Gptq, Rtn, SmoothQuant
 from mvquant.named_schemes import recipe_for_scheme
-from mvquant.plan import ModulePlan, Plan, Protection, check_plan_fits, load_plan
+from mvquant.plan import CalibrationRecord, ModulePlan, Plan, Protection, check_plan_fits, load_plan
+from mvquant.recipe import Recipe, Weights
 from mvquant.scheme import WeightScheme
 
 W4 = WeightScheme(bits=4, group_size=32)
@@ -194,3 +196,89 @@ def test_a_plan_for_another_model_is_refused():
         check_plan_fits(plan(), {"k": (16, 32)})
     with pytest.raises(PlanError, match="names one twice"):
         check_plan_fits(plan(module(), module()), {"k": (16, 64)})
+
+
+W8A8, STATIC = (WeightScheme.model_validate(name) for name in ("w8a8", "w8a8-static"))
+RECORD = CalibrationRecord(source="t", sequences=1, length=8, seed=0, hash="a")
+
+
+def made_by(method, scheme="w4a16", **changes):
+    """A plan for a method; by default on the modules of all others."""
+    weights = Weights(scheme=WeightScheme.model_validate(scheme), method=method)
+    recipe = Recipe(summary="t", weights=weights)
+    return plan(**{"recipe": recipe, "calibration": RECORD, **changes})
+
+
+def test_the_hash_covers_the_settings_of_a_method_and_the_text_it_saw():
+    other_text = RECORD.model_copy(update={"hash": "b"})
+    plans = [
+        made_by(Rtn()),
+        made_by(Gptq()),
+        made_by(Gptq(damping=0.02)),
+        made_by(Gptq(backend="gptqmodel")),
+        made_by(Awq()),
+        made_by(Gptq(), calibration=other_text),
+    ]
+    assert len({each.hash for each in plans}) == len(plans)
+    assert made_by(Gptq(), calibration=RECORD.model_copy(update={"source": "elsewhere"})).hash == made_by(Gptq()).hash
+
+
+def test_hashes_of_plans_that_round_to_nearest_are_what_they_were():
+    """Whatever text their statistics come from; the value is that of version 0.1 before there were methods."""
+    assert plan().hash == "1b51e5553acbffc8d06c24390da9c2765e06e9878c588d75abbef809478c758b"
+    assert made_by(Rtn()).hash == plan().hash
+    assert made_by(Rtn(), calibration=None).hash == plan().hash
+    assert cached().hash == "09d3b88298dd93f8358b2e119182eec2436a7c4e5ce0cdb9285e788658c218dc"
+
+
+def test_static_activations_are_of_the_text_too():
+    other_text = RECORD.model_copy(update={"hash": "b"})
+    modules = (module(scheme=STATIC, protected=(), protected_scheme=None),)
+    static = [made_by(Rtn(), "w8a8-static", modules=modules, calibration=record) for record in (RECORD, other_text)]
+    assert static[0].hash != static[1].hash
+    with pytest.raises(ValidationError, match="rtn needs text, and `calibration` does not say which"):
+        made_by(Rtn(), "w8a8-static", modules=modules, calibration=None)
+    with pytest.raises(ValidationError, match="gptq needs text"):
+        made_by(Gptq(), calibration=None)
+
+
+@pytest.mark.parametrize(("scheme", "extra"), [(W8A8, 0), (STATIC, 1)], ids=lambda value: getattr(value, "name", value))
+def test_bytes_of_rounded_activations_are_those_of_the_weights_and_one_scale(scheme, extra):
+    alone = module(scheme=scheme, protected=(), protected_scheme=None)
+    for float_bits in (16, 32):
+        scale = float_bits // 8
+        assert alone.bytes_after(float_bits) == 16 * 64 + 16 * scale + extra * scale
+    kept = module(scheme=scheme, protected_scheme=WeightScheme(bits=16))
+    assert kept.bytes_after(16) == 10 * 64 + 10 * 2 + 6 * 64 * 2 + 6 * 4 + extra * 2
+    assert plan(alone).bits_per_weight == pytest.approx(8 + 16 / 64 + extra * 16 / (16 * 64))
+
+
+@pytest.mark.parametrize(
+    ("changes", "mistake"),
+    [
+        ({"scheme": W8A8, "protected_scheme": W8A8}, "protected rows get 8 bits, not more than the others"),
+        ({"scheme": W4, "protected_scheme": W8A8}, "protected rows see activations as they come, not as w8a8"),
+        (
+            {"scheme": W8A8, "kind": "experts", "shape": (2, 8, 64), "protected": (), "protected_scheme": None},
+            "k: activations of experts cannot be rounded; leave out experts: `ignore: ",
+        ),
+    ],
+)
+def test_rounded_activations_that_cannot_be_are_refused(changes, mistake):
+    with pytest.raises(ValidationError, match=mistake):
+        module(**changes)
+
+
+@pytest.mark.parametrize("kept", ["bf16", "w8a16-row", "w8a16-g32"])
+def test_rows_protected_from_rounded_activations_may_have_as_many_bits(kept):
+    assert module(scheme=W8A8, protected_scheme=WeightScheme.model_validate(kept)).protected_rows
+
+
+@pytest.mark.parametrize("method", [Rtn(), Gptq(), Gptq(damping=0.1), Awq(), SmoothQuant()], ids=repr)
+def test_a_plan_with_a_method_reads_back_equal(method, tmp_path):
+    made = made_by(method, "w8a8" if method.name == "smoothquant" else "w4a16")
+    made.save(tmp_path / "plan.json")
+    read = load_plan(tmp_path / "plan.json")
+    assert read == made
+    assert read.recipe.method == method
+    assert Plan.model_validate(made.model_dump(mode="json", exclude_defaults=True)) == made

@@ -4,6 +4,7 @@ transformers imports its quantizers before its models, and this module with them
 loaded at first use.
 """
 
+import logging
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ else:
     methods = LazyModule("mvquant.methods")
     quant = LazyModule("mvquant.quant")
 
+logger = logging.getLogger(__name__)
 
 _IGNORED = "_keys_to_ignore_on_load_unexpected"
 """Where transformers looks for tensors that may be in a checkpoint and not in the model."""
@@ -100,9 +102,12 @@ class MvquantQuantizer(HfQuantizer):
         return {**model.state_dict(), **({} if guard is None else {guard: GUARD})}, {}
 
     def _dequantize(self, model: "PreTrainedModel", dtype: torch.dtype | str | None = None) -> "PreTrainedModel":
+        plan = self.quantization_config.plan
+        if any(module.scheme.activations for module in plan.modules):
+            logger.warning("the weights become plain, and activations are rounded no more: logits will differ")
         # `save_pretrained` leaves the dtype in the config as a string
         wanted = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-        for module in self.quantization_config.plan.modules:
+        for module in plan.modules:
             if module.scheme.is_quantized:
                 quant.restore_weight(model, module.name, wanted)
         return model

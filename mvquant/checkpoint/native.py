@@ -17,10 +17,13 @@ from mvquant.plan import Plan
 
 QUANT_METHOD = "mvquant"
 FORMAT_VERSION = 1
-"""Of a checkpoint whose plan speaks of weights only."""
+"""Of a checkpoint whose plan speaks of weights only, rounded to nearest."""
 
 CACHE_FORMAT_VERSION = 2
 """Of one whose plan speaks of the cache or folds: readers of version 1 refuse it."""
+
+METHOD_FORMAT_VERSION = 3
+"""Of one whose plan rounds activations or names a method other than rounding to nearest: older readers refuse it."""
 
 GUARD = torch.empty(0, dtype=torch.uint8)
 """Stored under the name of a weight that is not there: a loader that does not know mvquant, which would
@@ -51,10 +54,10 @@ def read_quantization_config(config: dict[str, Any]) -> Plan:
         CheckpointError: a newer format, or a plan that was damaged.
     """
     version = config.get("format_version")
-    if version not in (FORMAT_VERSION, CACHE_FORMAT_VERSION):
+    if version not in (FORMAT_VERSION, CACHE_FORMAT_VERSION, METHOD_FORMAT_VERSION):
         raise CheckpointError(
-            f"the checkpoint has format version {version!r}, this mvquant reads {FORMAT_VERSION} and "
-            f"{CACHE_FORMAT_VERSION}: update mvquant"
+            f"the checkpoint has format version {version!r}, this mvquant reads {FORMAT_VERSION} to "
+            f"{METHOD_FORMAT_VERSION}: update mvquant"
         )
     try:
         plan = Plan.model_validate(config["plan"])
@@ -62,11 +65,20 @@ def read_quantization_config(config: dict[str, Any]) -> Plan:
         raise CheckpointError(f"config.json: the plan in quantization_config is damaged ({error})") from None
     if _format_version(plan) > version:
         raise CheckpointError(
-            f"config.json: the plan in quantization_config folds or speaks of a cache, which format version {version} "
-            f"does not: a plan that is edited is to be given to `mvquant quantize --plan` again"
+            f"config.json: the plan in quantization_config {_beyond(plan)}, which format version {version} does not: "
+            "a plan that is edited is to be given to `mvquant quantize --plan` again"
         )
     return plan
 
 
 def _format_version(plan: Plan) -> int:
+    if plan.recipe.method.name != "rtn" or any(module.scheme.activations for module in plan.modules):
+        return METHOD_FORMAT_VERSION
     return FORMAT_VERSION if plan.cache is None and not plan.fold else CACHE_FORMAT_VERSION
+
+
+def _beyond(plan: Plan) -> str:
+    """What a plan does that its format version does not say."""
+    if plan.recipe.method.name != "rtn":
+        return f"names the method {plan.recipe.method.name}"
+    return "rounds activations" if _format_version(plan) == METHOD_FORMAT_VERSION else "folds or speaks of a cache"

@@ -37,12 +37,13 @@ def write_checkpoint(
     overwrite: bool = False,
     shard_bytes: int = DEFAULT_SHARD_BYTES,
     results: WeightResults | None = None,
+    more_files: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Fold and quantize `source` as `plan` says and write it to `out`, which appears only when it is complete.
 
     At most one weight of the model, and what is made of it, is in memory. `results` is what a calibrated method made
-    of the weights, where the plan names one; all others are rounded here.
+    of the weights, where the plan names one; all others are rounded here. `more_files` are texts to write beside them.
 
     Raises:
         PlanError: the plan is for another model, or names a calibrated method without results.
@@ -51,7 +52,7 @@ def write_checkpoint(
         UsageError: `out` exists, and `overwrite` was not asked for.
     """
     require_plan_fit(plan, view)
-    require_results(plan, results)
+    require_results(plan, view, results)
     sources = checkpoint_sources(view, source.files)
     _check_ties(source, view)
     with staged_folder(out, overwrite=overwrite) as folder, _one_thread():
@@ -60,6 +61,8 @@ def write_checkpoint(
         _write_config(source, plan, folder)
         plan.save(folder / PLAN_FILE)
         _copy_companions(source.folder, folder)
+        for name, text in (more_files or {}).items():
+            (folder / name).write_text(text, encoding="utf-8")
 
 
 @contextmanager

@@ -26,37 +26,47 @@ def apply_plan(model: PreTrainedModel, plan: Plan, results: WeightResults | None
         results: what a calibrated method made of it, where the plan names one.
 
     Raises:
-        PlanError: the plan is for another model, or names a calibrated method without results.
+        PlanError: the plan or the results are for another model, or the plan needs results and there are none.
     """
     view = model_view(model.config)
     require_plan_fit(plan, view)
-    require_results(plan, results)
+    require_results(plan, view, results)
     with torch.no_grad():
         for name, factors in plan_factors(plan, view).items():
             parameter = model.get_parameter(name)
             parameter.copy_(factors.folded(parameter))
-        for name in results.changed if results else ():
-            parameter = model.get_parameter(name)
-            parameter.copy_(results.parameter(name))
+        if results is not None:
+            for name in results.changed:
+                model.get_parameter(name).copy_(results.parameter(name))
     for module in plan.modules:
         if module.scheme.is_quantized:
             weight, bias = _weight_and_bias(model, module)
-            state = results.state(module.name) if results else quantize_module(module, weight)
+            state = results.state(module.name) if results is not None else quantize_module(module, weight)
             replace_weight(model, module.name, _filled(module, state, bias))
     return model
 
 
-def require_results(plan: Plan, results: WeightResults | None) -> None:
-    """Refuse to round to nearest what a plan gives to a calibrated method.
+def require_results(plan: Plan, view: ModelView, results: WeightResults | None) -> None:
+    """Refuse to round to nearest what a plan gives to a calibrated method, and results of another model.
 
     Raises:
-        PlanError: names the method.
+        PlanError: names the method, the module or the parameter.
     """
-    if plan.recipe.calibrates_weights and results is None:
+    method = plan.recipe.method.name
+    if results is None and plan.recipe.calibrates_weights:
         raise PlanError(
-            f"the plan's weights are for {plan.recipe.method.name}, which runs the model on calibration text: "
+            f"the plan's weights are for {method}, which runs the model on calibration text: "
             "quantize a model folder with `mvquant quantize --plan`"
         )
+    static = next((module for module in plan.modules if module.scheme.activations == "tensor"), None)
+    if results is None and static is not None:
+        raise PlanError(
+            f"{static.name}: {static.scheme.name} has a scale of activations from calibration, which the plan's recipe "
+            "does not ask for: name w8a8-static in the recipe's weights, or choose w8a8 (a scale per token)"
+        )
+    unknown = sorted(set(results.changed) - set(view.parameters)) if results is not None else []
+    if unknown:
+        raise PlanError(f"{method} changed {unknown[0]}, which the model lacks: its results are of another model")
 
 
 def require_plan_fit(plan: Plan, view: ModelView) -> None:

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mvquant.errors import PlanError
 from mvquant.quant.rows import MixedRows, empty_parameters
 from mvquant.scheme import WeightScheme
 
@@ -27,7 +28,14 @@ class QuantizedExperts(MixedRows):
         scheme: WeightScheme,
         protected_scheme: WeightScheme | None = None,
     ) -> None:
-        """Hold the state of the flat weight `[experts * rows, columns]` without copying it."""
+        """Hold the state of the flat weight `[experts * rows, columns]` without copying it.
+
+        Raises:
+            PlanError: the scheme rounds activations.
+        """
+        if scheme.activations:
+            message = f"experts' activations cannot be rounded ({scheme.name}): transformers asks for weights only"
+            raise PlanError(message)
         experts, rows, columns = shape
         super().__init__((experts * rows, columns), state, scheme, protected_scheme)
         self.shape = shape

@@ -1,6 +1,6 @@
 """A faster way to compute a mixed-row linear for few rows of states: torch's int4 kernels.
 
-The definition is plain torch, `linear(states, module.dequantize())`; everything here equals it up to one
+The definition is plain torch, `mvquant.quant.products.definition_linear`; everything here equals it up to one
 bfloat16 rounding of the weights and two of the result, and steps aside where it cannot.
 
 The kernels multiply bfloat16 states by a matrix of 4-bit integers in groups of 32, 64 or 128 columns:
@@ -28,8 +28,9 @@ from jaxtyping import Float, Int8, Int64
 from torch import Tensor, nn
 
 from mvquant.quant.grid import Grid
+from mvquant.quant.int8 import has_int8_kernel
 from mvquant.quant.rows import MixedRows
-from mvquant.quant.state import DEQUANTIZE_BLOCK, dequantized_blocks, integer_blocks, state_parts
+from mvquant.quant.state import DEQUANTIZE_BLOCK, integer_blocks, state_parts
 from mvquant.scheme import WeightScheme
 
 MOST_STATES = 48
@@ -47,8 +48,8 @@ INNER_TILES = 8
 _MULTIPLY_CPU = torch.ops.aten._weight_int4pack_mm_for_cpu.default
 _MULTIPLY_CUDA = torch.ops.aten._weight_int4pack_mm.default
 
-Path = Literal["int4", "blocks", "definition"]
-"""Ways to compute a product: the int4 kernel, dequantizing blocks of rows, or dequantizing all of them."""
+Path = Literal["int4", "int8", "blocks", "definition"]
+"""Ways to compute a product: a kernel for integers, dequantizing blocks of rows, or dequantizing all of them."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ def choose_path(module: MixedRows, states: Float[Tensor, "*batch columns"], int4
     count = states.numel()
     if not count or (states.requires_grad and torch.is_grad_enabled()):
         return "definition"
+    if module.scheme.activations and has_int8_kernel(module, states):
+        return "int8"
     few = count <= MOST_STATES * columns
     if few and int4_group and states.dtype is torch.bfloat16 is module.dtype and _has_kernel(states):
         return "int4"
@@ -83,9 +86,13 @@ def choose_path(module: MixedRows, states: Float[Tensor, "*batch columns"], int4
 def common_group(columns: int, *schemes: WeightScheme | None) -> int | None:
     """Return the widest group of the kernel that fits into the groups of all schemes, if one does.
 
+    None fits a scheme that rounds activations: the kernel's are floats.
+
     >>> common_group(256, WeightScheme(bits=4, group_size=-1), WeightScheme(bits=8, group_size=64))
     64
     """
+    if any(scheme.activations for scheme in schemes if scheme):
+        return None
     groups = [columns if scheme.group_size == -1 else scheme.group_size for scheme in schemes if scheme]
     fitting = (size for size in GROUP_SIZES if not any(width % size for width in (columns, *groups)))
     return next(fitting, None)
@@ -147,25 +154,6 @@ def int4_linear(
     if bias is not None:
         result = result + bias
     return result.reshape(*states.shape[:-1], layout.rows)
-
-
-@torch.no_grad()
-def blocks_linear(
-    states: Float[Tensor, "*batch columns"], module: MixedRows, bias: Tensor | None
-) -> Float[Tensor, "*batch rows"]:
-    """Dequantize and multiply some rows at a time, without ever holding the whole weight; not differentiable."""
-    (rows, columns), state = module.matrix_shape, module.weight_state
-    flat = states.reshape(-1, columns)
-    result = flat.new_empty(len(flat), rows)
-    for part in state_parts(state, module.scheme, module.protected_scheme, rows):
-        for block, weight in dequantized_blocks(state, part, columns, states.dtype):
-            targets = part.targets[block]
-            products = nn.functional.linear(flat, weight, None if bias is None else bias[targets])
-            if len(part.targets) == rows:
-                result[:, block] = products  # much cheaper than by index
-            else:
-                result.index_copy_(1, targets, products)
-    return result.view(*states.shape[:-1], rows)
 
 
 def _planes(

@@ -1,18 +1,23 @@
 """A linear layer whose rows are stored in two schemes: base rows and protected rows.
 
-Plain torch is the definition: `linear(states, dequantize())`. `kernels` may compute the same faster.
+Plain torch is the definition: `linear(states, dequantize())`, where base rows of a scheme that rounds activations see
+them rounded, and protected rows as they come. `kernels` and `int8` may compute the same faster.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from mvquant.quant import kernels
+from mvquant.quant.int8 import Int8Layout, int8_linear, make_int8_layout
+from mvquant.quant.products import blocks_linear, definition_linear
 from mvquant.quant.rows import MixedRows, empty_parameters
 from mvquant.scheme import WeightScheme
+
+LayoutT = TypeVar("LayoutT", kernels.Layout, Int8Layout)
 
 
 class MixedRowLinear(MixedRows):
@@ -41,7 +46,7 @@ class MixedRowLinear(MixedRows):
         self.out_features, self.in_features = shape
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
         self.int4_group = kernels.common_group(shape[1], scheme, protected_scheme)
-        self._layout: kernels.Layout | None = None
+        self._layout: kernels.Layout | Int8Layout | None = None
 
     @classmethod
     def empty(
@@ -68,12 +73,16 @@ class MixedRowLinear(MixedRows):
         """Multiply by the weight; differentiable in `states`."""
         path = self.path or kernels.choose_path(self, states, self.int4_group)
         if path == "int4":
-            if self._layout is None or not self.holds(self._layout.sources):
-                self._layout = kernels.make_layout(self)
-            return kernels.int4_linear(states, self._layout, self.bias)
-        if path == "blocks":
-            return kernels.blocks_linear(states, self, self.bias)
-        return nn.functional.linear(states, self.dequantize(states.dtype), self.bias)
+            return kernels.int4_linear(states, self._held_layout(kernels.Layout, kernels.make_layout), self.bias)
+        if path == "int8":
+            return int8_linear(states, self, self._held_layout(Int8Layout, make_int8_layout), self.bias)
+        return (blocks_linear if path == "blocks" else definition_linear)(states, self, self.bias)
+
+    def _held_layout(self, kind: type[LayoutT], make: Callable[[MixedRows], LayoutT]) -> LayoutT:
+        """Return the layout, made anew if it is of another kind or of other tensors."""
+        if not isinstance(self._layout, kind) or not self.holds(self._layout.sources):
+            self._layout = make(self)
+        return self._layout
 
     def extra_repr(self) -> str:
         """Say sizes and schemes."""

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int8
 from torch import Tensor
 
+from mvquant.errors import PlanError
 from mvquant.quant.grid import Grid, dequantize, fit_grid, quantize
 from mvquant.quant.state import base_rows, checked_rows, packed_part
 from mvquant.scheme import WeightScheme
@@ -59,8 +60,13 @@ def mixed_state(
         input_scale: of activations with one scale per tensor.
 
     Raises:
-        PlanError: rows that the matrix lacks, or that are named twice.
+        PlanError: rows that the matrix lacks, or that are named twice; an input scale that the scheme lacks, or has
+            no use for.
     """
+    if (scheme.activations == "tensor") != (input_scale is not None):
+        given = "no input_scale was given" if input_scale is None else "an input_scale was given"
+        message = f"{scheme.name}: {given}; w8a8-static needs one, and no other scheme has any"
+        raise PlanError(message)
     static = {} if input_scale is None else {"input_scale": input_scale}
     if not protected_rows or kept is None or protected_scheme is None:
         return {**packed_part("weight", base.integers, base.grid, scheme), **static}

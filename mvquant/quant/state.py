@@ -8,6 +8,7 @@ Pure functions on local names, in the layout of compressed-tensors' `pack-quanti
     protected_rows      int32 [protected rows]          ascending
     protected_packed, protected_scale, protected_zero_point      the same for the protected rows, or
     protected_weight    float [protected rows, columns]          where they are kept as floats
+    input_scale         float [1]                       of activations rounded with one scale for all of them
 
 A part without rows is absent. 3-D expert weights are stored flat, `[experts * rows, columns]`.
 """
@@ -41,8 +42,12 @@ def quantize_weight(
     """Round a weight matrix to nearest; the input is untouched.
 
     Raises:
-        PlanError: protected rows without a scheme, that the matrix lacks, or that are named twice.
+        PlanError: protected rows without a scheme, that the matrix lacks, or that are named twice; a scheme whose
+            activations have a scale from calibration, which no weight tells (see `mixed_state`).
     """
+    if scheme.activations == "tensor":
+        message = f"{scheme.name} needs the scale of its activations, which comes from calibration: see `mixed_state`"
+        raise PlanError(message)
     if not protected_rows:
         return _quantize_part("weight", weight, scheme)
     if protected_scheme is None:
@@ -96,6 +101,8 @@ def empty_state(
     if protected_count and protected_scheme is not None:
         state |= _empty_part("protected", protected_count, columns, protected_scheme, dtype)
         state["protected_rows"] = torch.empty(protected_count, dtype=torch.int32, device="meta")
+    if scheme.activations == "tensor":
+        state["input_scale"] = torch.empty(1, dtype=dtype, device="meta")
     return state
 
 

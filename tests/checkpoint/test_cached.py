@@ -182,7 +182,7 @@ def test_readers_that_know_no_cache_refuse_the_checkpoint(tmp_path):
     with pytest.raises(CheckpointError, match="format version 1"):
         read_quantization_config({**quantization_config(plan), "format_version": 1})
     with pytest.raises(CheckpointError, match="update mvquant"):
-        read_quantization_config({**quantization_config(plan), "format_version": 3})
+        read_quantization_config({**quantization_config(plan), "format_version": 4})
 
 
 @pytest.mark.parametrize("change", ["heads", "theta", "layers", "family"])

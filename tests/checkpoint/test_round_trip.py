@@ -172,7 +172,7 @@ def test_a_checkpoint_that_lost_a_quantized_tensor_is_refused(tmp_path):
 def test_a_newer_or_damaged_quantization_config_is_refused(tmp_path):
     plan = quantized(tmp_path, "llama")
     with pytest.raises(CheckpointError, match="update mvquant"):
-        read_quantization_config({"format_version": 3, "plan": plan.model_dump(mode="json")})
+        read_quantization_config({"format_version": 4, "plan": plan.model_dump(mode="json")})
     with pytest.raises(CheckpointError, match="damaged"):
         read_quantization_config({"format_version": 1, "plan": {"modules": 3}})
 

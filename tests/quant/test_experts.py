@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from mvquant.errors import PlanError
 from mvquant.quant.experts import QuantizedExperts
 from mvquant.quant.replace import replace_weight
 from mvquant.quant.state import quantize_weight
@@ -79,3 +80,9 @@ def test_a_model_computes_as_with_the_rounded_weights(family):
     assert torch.equal(model(tokens).logits, fake(tokens).logits)
     assert not any(isinstance(model.get_submodule(name), nn.Linear) for name in names)
     assert not set(names) & set(dict(model.named_parameters()))
+
+
+@pytest.mark.parametrize("name", ["w8a8", "w8a8-static"])
+def test_activations_of_experts_are_not_rounded_in_silence(name):
+    with pytest.raises(PlanError, match="experts' activations cannot be rounded"):
+        QuantizedExperts.empty(SHAPE, WeightScheme.model_validate(name))
