@@ -148,7 +148,7 @@ def _sequences(
             way_out = "give other running text with --text SOURCE, or leave it out with --text none"
             raise CalibrationError(f"running text: {error}\n{way_out}") from None
     longest = getattr(opened.checkpoint.config, "max_position_embeddings", text.length)
-    return calibration_batches(tokenizer, texts, text.sequences, min(text.length, longest), text.seed)
+    return calibration_batches(tokenizer, texts, text.sequences, min(text.length, longest), text.seed, chat="never")
 
 
 def _measure_once(
