@@ -4,14 +4,13 @@
 
 Both runners read the same task files and the same items, in batches of the same size, in one process and by turns
 (ours, theirs, ours, theirs, ...), so that whatever else the machine does hits both; the ratio is of the fastest turns.
-The harness gets a loaded model, and neither loading nor the listing of tasks is counted. That both get as many answers
-right, float noise aside, is checked on the way.
+Both get a loaded model and loaded items; neither loading nor the listing of tasks is counted. That both get as many
+answers right, float noise aside, is checked on the way.
 """
 
 import argparse
 import json
 import platform
-import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from lm_eval import evaluator
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
@@ -34,20 +32,6 @@ TASKS = ("reference_passkey", "reference_arithmetic", "reference_sentiment", "re
 BATCH = 64
 NOISE = 0.01
 """Share of the items that padding on another side may change, in bfloat16."""
-
-
-def harness_files(tasks: list[Task], folder: Path) -> None:
-    """Write the task files with data files where the harness finds them from anywhere."""
-    for path in sorted((resource_folder("eval") / "tasks").rglob("*.yaml")):
-        if path.stem not in {task.name.removeprefix("reference_") for task in tasks} or path.parent.name != "reference":
-            continue
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        files = content["dataset_kwargs"]["data_files"]
-        content["dataset_kwargs"] = {
-            "data_files": {split: str(resource_folder("eval") / file) for split, file in files.items()},
-            "cache_dir": str(folder / "cache"),
-        }
-        (folder / path.name).write_text(yaml.safe_dump(content), encoding="utf-8")
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -73,13 +57,11 @@ def main() -> None:
     model, tokenizer = pipeline.load_model(Path(pipeline.model_location("reference")))
     tasks = pipeline.find_tasks(list(TASKS))
     adapter = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=BATCH, device="cpu")
+    manager = TaskManager(include_path=str(resource_folder("eval") / "tasks"), include_defaults=False)
     rows: dict[str, dict[str, float]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        harness_files(tasks, Path(folder))
-        manager = TaskManager(include_path=folder, include_defaults=False)
-        for task in tasks:
-            rows[task.name] = compare_on(task, (model, tokenizer), adapter, manager, arguments.limit, arguments.rounds)
-            print(task.name, rows[task.name], flush=True)
+    for task in tasks:
+        rows[task.name] = compare_on(task, (model, tokenizer), adapter, manager, arguments.limit, arguments.rounds)
+        print(task.name, rows[task.name], flush=True)
     seconds = {who: sum(row[f"{who}_seconds"] for row in rows.values()) for who in ("mvquant", "lm_eval")}
     report = {
         "ratio": seconds["lm_eval"] / seconds["mvquant"],
@@ -105,9 +87,11 @@ def compare_on(
         found = evaluate(*loaded, [task], limit=limit, batch_size=BATCH).tasks[task.name]
         return sum(row.correct for row in found.rows)
 
+    built = manager.load([task.name])["tasks"][task.name]
+
     def theirs() -> int:
         found = evaluator.simple_evaluate(
-            adapter, tasks=[task.name], task_manager=manager, bootstrap_iters=0, limit=limit, batch_size=BATCH
+            adapter, tasks=[built], task_manager=manager, bootstrap_iters=0, limit=limit, batch_size=BATCH
         )
         return right_answers(found["samples"][task.name])
 

@@ -6,10 +6,10 @@ from random import Random
 
 import pytest
 import torch
-import yaml
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from mvquant.evaluation.task_file import read_task_file
 from mvquant.reference import reference_path, reference_texts
 from mvquant.reference.card import MASSIVE_ROWS, TARGETS, missed, render, schedule_record
 from mvquant.reference.corpus import document_text
@@ -64,13 +64,12 @@ def test_items_on_disk_are_the_generated_ones(task):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_task_files_name_their_items_and_their_knowledge(task):
-    settings = yaml.safe_load((YAMLS / f"{task}.yaml").read_text(encoding="utf-8"))
-    knowledge = "contextual" if task in CONTEXTUAL else "parametric"
-    assert settings["task"] == f"reference_{task}"
-    assert settings["dataset_kwargs"]["data_files"]["test"] == f"data/reference/{task}.jsonl"
-    assert settings["metadata"]["knowledge"] == knowledge
+    file = read_task_file(YAMLS / f"{task}.yaml")
+    assert file.task == f"reference_{task}"
+    assert file.dataset_kwargs.file == f"data/reference/{task}.jsonl"
+    assert file.metadata.knowledge == ("contextual" if task in CONTEXTUAL else "parametric")
     chosen = "choices" in task_items(task, 2)[0]
-    assert settings["output_type"] == ("multiple_choice" if chosen else "generate_until")
+    assert file.output_type == ("multiple_choice" if chosen else "generate_until")
 
 
 def test_harness_accepts_every_task():
@@ -169,7 +168,7 @@ def test_card_admits_what_is_missed():
 def test_bare_questions_are_answered_no_better_than_by_chance():
     tasks = json.loads(CARD.read_text(encoding="utf-8"))["figures"]["tasks"]
     for task, row in tasks.items():
-        chance = yaml.safe_load((YAMLS / f"{task}.yaml").read_text(encoding="utf-8"))["metadata"]["chance"]
+        chance = read_task_file(YAMLS / f"{task}.yaml").metadata.chance
         assert row["bare_accuracy"] < chance + 0.1, task
 
 

@@ -1,12 +1,15 @@
 """`mvquant eval`: ask a model what it reads and what it knows."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from mvquant.cli.heavy import evaluation, pipeline, report
 from mvquant.cli.terminal import AsJson, Model, err, out, print_json, progress_bar
+from mvquant.errors import EvaluationError
 
 
 def evaluate(
@@ -14,12 +17,17 @@ def evaluate(
     tasks: Annotated[
         str | None,
         typer.Option(
-            help="Tasks or groups, separated by commas; `contextual,parametric` by default.", show_default=False
+            help="Tasks or groups, separated by commas; those that suit the model by default.", show_default=False
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many items of each task.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts per batch.")] = 64,
-    device: Annotated[str, typer.Option(help="Where to run, such as `cpu` or `cuda:0`.")] = "cpu",
+    device: Annotated[
+        str | None, typer.Option(help="Where to run, such as `cuda:0`; `cpu` by default.", show_default=False)
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="`hf` (transformers), or what lm-evaluation-harness is to ask, such as `vllm`.")
+    ] = "hf",
     data_dir: Annotated[
         Path | None, typer.Option(help="Local data of tasks from the Hub; MVQUANT_DATA says it too.")
     ] = None,
@@ -30,30 +38,42 @@ def evaluate(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Save results and every answer.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure contextual accuracy (the answer is in the prompt) and parametric accuracy (in the weights)."""
+    """Measure contextual accuracy (the answer is in the prompt) and parametric accuracy (in the weights).
+
+    Tasks whose data is not here are named with the way to it; the others run, and the exit code is 1.
+    """
     compared_with = [] if baseline is None else evaluation.load_results(baseline)[:1]
     wanted = pipeline.default_tasks(model) if tasks is None else tasks.split(",")
     names = [name.strip() for name in wanted if name.strip()]
-    chosen = pipeline.find_tasks(names, data_dir)
-    with progress_bar("evaluating") as progress:
-        result = pipeline.evaluate_model(
-            model,
-            chosen,
-            harness=pipeline.find_harness_tasks(names),
-            chat_template=chat_template,
-            limit=limit,
-            batch_size=batch_size,
-            device=device,
-            progress=progress,
-        )
+    own = pipeline.find_available_tasks(names, data_dir, pipeline.token_count(model))
+    theirs = pipeline.prepare_harness_tasks(names, model)
+    without = [*own.missing, *(theirs.missing if theirs else ())]
+    if without:
+        said = evaluation.describe_missing(without)
+        if not (own.tasks or (theirs and theirs.tasks)):
+            raise EvaluationError(said)
+        err.print(f"[bold yellow]left out:[/] {escape(said)}", highlight=False)
+    options: dict[str, Any] = {"harness": theirs, "missing": without, "chat_template": chat_template, "limit": limit}
+    options |= {"batch_size": batch_size}
+    if engine == "hf":
+        with progress_bar("evaluating") as progress:
+            result = pipeline.evaluate_model(model, own.tasks, device=device or "cpu", progress=progress, **options)
+    else:
+        result = pipeline.evaluate_in_engine(model, own.tasks, engine, data_dir=data_dir, device=device, **options)
     if output:
         result.save(output)
         err.print(f"saved {output}", highlight=False)
     if as_json:
         print_json(result.model_dump(mode="json"))
     else:
-        out.print(report.verdict_table([*compared_with, result]))
-        subject = result.subject
-        if subject.bits_per_cached_key is not None and subject.bits_per_cached_value is not None:
-            cached = f"K {subject.bits_per_cached_key:.2f}, V {subject.bits_per_cached_value:.2f}"
-            out.print(f"{model}: bits per cached value: {cached}, everything counted", highlight=False)
+        _show(model, result, compared_with)
+    if without:
+        raise typer.Exit(1)
+
+
+def _show(model: str, result: Any, compared_with: Sequence[Any]) -> None:  # noqa: ANN401 - loaded lazily
+    out.print(report.verdict_table([*compared_with, result]))
+    subject = result.subject
+    if subject.bits_per_cached_key is not None and subject.bits_per_cached_value is not None:
+        cached = f"K {subject.bits_per_cached_key:.2f}, V {subject.bits_per_cached_value:.2f}"
+        out.print(f"{model}: bits per cached value: {cached}, everything counted", highlight=False)

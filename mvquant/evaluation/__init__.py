@@ -7,6 +7,7 @@ so that any two results on the same items can be compared item by item.
 """
 
 from mvquant.evaluation.compare import Comparison, TaskDrop, compare
+from mvquant.evaluation.missing import MissingTask, describe_missing
 from mvquant.evaluation.result import (
     EvalResult,
     GroupResult,
@@ -28,11 +29,13 @@ __all__ = [
     "Item",
     "ItemRow",
     "Knowledge",
+    "MissingTask",
     "Subject",
     "Task",
     "TaskDrop",
     "TaskResult",
     "compare",
+    "describe_missing",
     "evaluate",
     "load_results",
     "load_tasks",

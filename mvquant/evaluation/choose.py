@@ -47,6 +47,12 @@ def chosen_rows(engine: Engine, delimiter: str, items: Sequence[Item]) -> Iterat
             yield owner, _row(items[owner], choices[owner], [found[key] for key in sorted(found)])
 
 
+def choices_fit(engine: Engine, delimiter: str, item: Item) -> bool:
+    """Whether the model can read the prompt whole with each of the choices after it."""
+    pairs = [(item.prompt, delimiter + text) for text in item.choices or ()]
+    return all(engine.fits(len(tokens.inputs)) for tokens in encode_continuations(engine.tokenizer, pairs))
+
+
 def _row(item: Item, choices: Sequence[str], scores: Sequence[float]) -> ItemRow:
     prediction = choices[scores.index(max(scores))]
     rounded = tuple(round(score, 4) for score in scores)

@@ -41,6 +41,11 @@ def generated_rows(
         yield fitting[place], _row(item, stop.text(tokens), parse, len(tokens), ended=stop.ended(tokens))
 
 
+def generation_fits(engine: Engine, limits: GenerationKwargs, item: Item) -> bool:
+    """Whether the model can read the prompt whole and still answer at full length."""
+    return engine.fits(len(encode(engine.tokenizer, [item.prompt])[0]) + limits.max_gen_toks)
+
+
 def _row(item: Item, text: str, parse: Parser, tokens: int, *, ended: bool) -> ItemRow:
     prediction, answer = parse(text), item.answer.strip()
     whole = None if prediction == text.strip() else text

@@ -1,34 +1,37 @@
 """Tasks of lm-evaluation-harness (0.4.13) by name, with one row per item, so that they pair like our own.
 
+    prepare -> Prepared -> run_prepared -> TaskResult
+
 The harness asks and scores; its logged samples become a `TaskResult`. It is an extra: `pip install 'mvquant[eval]'`.
 """
 
-import hashlib
-import math
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from mvquant.errors import EvaluationError, UsageError
-from mvquant.evaluation.result import ItemRow, TaskResult
-from mvquant.evaluation.statistics import accuracy, chance_corrected
+from mvquant.evaluation.harness_data import Prepared, prepare, require_harness
+from mvquant.evaluation.harness_rows import argument_lists, task_result
+from mvquant.evaluation.missing import describe_missing
+from mvquant.evaluation.result import TaskResult
 from mvquant.evaluation.tasks import HarnessTask
 
-INSTALL = "pip install 'mvquant[eval]'"
+__all__ = ["require_harness", "run_in_harness", "run_prepared"]
 
-NOT_APPLICABLE = -1.0
-"""What RULER's tasks report for lengths other than the item's own."""
+FEWSHOT_SEED = 1234
+"""With which the harness itself draws examples."""
 
-Sample = Mapping[str, Any]
+LoadedModel = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
 def run_in_harness(
-    model: tuple[PreTrainedModel, PreTrainedTokenizerBase] | str,
+    model: LoadedModel | str,
     tasks: Sequence[HarnessTask],
     *,
     engine: str = "hf",
@@ -38,70 +41,146 @@ def run_in_harness(
     device: str | None = None,
     defaults: bool = True,
 ) -> list[TaskResult]:
-    """Have the harness ask a model its own tasks.
-
-    Args:
-        model: a loaded model with its tokenizer, or the folder that the engine is to load.
-        tasks: by the harness's names, groups excepted.
-        engine: how the harness runs a folder: `hf`, `vllm`, or any other model type that it knows.
-        folder: more task files, beside the harness's own.
-        limit: the first so many items of each task; None for all.
-        batch_size: prompts per batch.
-        device: for a folder; None leaves it to the engine.
-        defaults: whether the harness's own tasks are there (listing them takes some seconds).
+    """Have the harness ask a model its own tasks: `prepare` and `run_prepared` in one.
 
     Raises:
         UsageError: the harness is not installed, or does not know the engine.
-        EvaluationError: an unknown task or a group, data that cannot be had, logits that are NaN, or a metric
-            that says neither right nor wrong.
+        EvaluationError: data that cannot be had, and everything that the two raise.
     """
-    require_harness(tasks)
-    evaluator, manager = _harness(folder, defaults=defaults)
-    names = [task.name for task in tasks]
-    if unknown := [name for name in names if name not in manager.all_tasks]:
-        message = f"lm-evaluation-harness has no task {unknown[0]!r}: `lm_eval ls tasks` lists what it has"
-        raise EvaluationError(message)
+    tokenizer = model if isinstance(model, str) else str(model[1].name_or_path)
+    prepared = prepare(tasks, tokenizer or None, folder=folder, defaults=defaults)
+    if prepared.missing:
+        raise EvaluationError(describe_missing(prepared.missing))
+    return run_prepared(model, prepared, engine=engine, limit=limit, batch_size=batch_size, device=device)
+
+
+def run_prepared(
+    model: LoadedModel | str,
+    prepared: Prepared,
+    *,
+    engine: str = "hf",
+    limit: int | None = None,
+    batch_size: int = 64,
+    device: str | None = None,
+    chat_template: bool = False,
+) -> list[TaskResult]:
+    """Have the harness ask a model the tasks that it has prepared.
+
+    Args:
+        model: a loaded model with its tokenizer, or the folder that the engine is to load.
+        prepared: the tasks.
+        engine: how the harness runs a folder: `hf`, `vllm`, or any other model type that it knows.
+        limit: the first so many items of each task; None for all.
+        batch_size: prompts per batch.
+        device: for a folder; None leaves it to the engine.
+        chat_template: put prompts into the chat template.
+
+    Returns:
+        One result per task. Items that do not fit the model's positions are not asked (the harness would cut them),
+        but named.
+
+    Raises:
+        UsageError: the harness does not know the engine.
+        EvaluationError: logits that are NaN, a task of which no item fits the model, or a metric that says neither
+            right nor wrong.
+    """
+    from lm_eval import evaluator
+
+    names = [task.name for task in prepared.tasks]
+    arguments = _arguments(model, engine, device, batch_size)
+    reader: Any = _reader(Path(model)) if isinstance(model, str) else arguments["model"]
+    chosen = {name: _choose(prepared.built[name], reader, limit, chat_template) for name in names}
+    for name, (fitting, long) in chosen.items():
+        if long and not fitting:
+            message = f"task {name}: none of {len(long)} items fits the model's {reader.max_length} positions"
+            raise EvaluationError(message)
     with _finite_logits(model, ", ".join(names)):
-        found = evaluator.simple_evaluate(
-            **_arguments(model, engine, device, batch_size),
-            tasks=names,
+        found: Any = evaluator.simple_evaluate(
+            **arguments,
+            tasks=[prepared.built[name] for name in names],
             batch_size=batch_size,
-            limit=limit,
-            task_manager=manager,
+            samples={name: fitting for name, (fitting, _) in chosen.items()},
+            task_manager=prepared.manager,
+            apply_chat_template=chat_template,
             bootstrap_iters=0,
             log_samples=True,
         )
-    results = {task.name: found["samples"].get(task.name) for task in tasks}
-    if groups := [name for name, samples in results.items() if samples is None]:
-        message = f"{groups[0]} is a group of lm-evaluation-harness: name the tasks in it, {sorted(found['samples'])}"
-        raise EvaluationError(message)
-    return [task_result(task, results[task.name], found["versions"].get(task.name)) for task in tasks]
+    results: list[TaskResult] = []
+    for task in prepared.tasks:
+        # Examples are drawn anew where items are left out, so that a prompt may have become longer than it was.
+        asked = found["samples"][task.name]
+        cut = {sample["doc_id"] for sample in asked if not _is_read_whole(argument_lists(sample), reader)}
+        kept = [sample for sample in asked if sample["doc_id"] not in cut]
+        too_long = sorted({*chosen[task.name][1], *cut})
+        results.append(task_result(task, kept, found["versions"].get(task.name), too_long))
+    return results
 
 
-def require_harness(tasks: Sequence[HarnessTask]) -> None:
-    """Refuse tasks of the harness where it is missing, before anything is computed.
+@dataclass(frozen=True)
+class _Reader:
+    """What is known of a model that an engine loads: how it splits texts, and how much it reads."""
 
-    Raises:
-        UsageError: it is not installed.
-    """
-    try:
-        import lm_eval
-    except ImportError as error:
-        names = ", ".join(task.name for task in tasks)
-        raise UsageError(f"{names}: lm-evaluation-harness is needed ({error}): {INSTALL}") from None
-    del lm_eval
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    max_gen_toks: int = 256
+    tokenizer_name: str = ""
+
+    def tok_encode(self, text: str) -> list[int]:
+        return self.tokenizer(text, verbose=False)["input_ids"]  # pyright: ignore[reportReturnType]
+
+    def apply_chat_template(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        return str(
+            self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+        )
 
 
-def _harness(folder: Path | None, *, defaults: bool) -> tuple[Any, Any]:
-    from lm_eval import evaluator
-    from lm_eval.tasks import TaskManager
+def _reader(folder: Path) -> _Reader | None:
+    """None where there is no config that says how much the model reads: then the engine is taken at its word."""
+    if not (folder / "config.json").is_file():
+        return None
+    limit = getattr(AutoConfig.from_pretrained(folder).get_text_config(), "max_position_embeddings", None)
+    return None if limit is None else _Reader(AutoTokenizer.from_pretrained(folder), limit)
 
-    include = None if folder is None else str(folder)
-    return evaluator, TaskManager(include_path=include, include_defaults=defaults)
+
+def _choose(
+    task: Any,  # noqa: ANN401 - the harness is not typed
+    reader: Any,  # noqa: ANN401
+    limit: int | None,
+    chat_template: bool,
+) -> tuple[list[int], list[int]]:
+    """Numbers of the wanted items that the model can read whole, and of those that it cannot."""
+    numbers = list(range(min(limit or len(task.eval_docs), len(task.eval_docs))))
+    if reader is None:
+        return numbers, []
+    if task.get_config("num_fewshot") is None:
+        task.set_config(key="num_fewshot", value=0)
+    task.set_fewshot_seed(seed=FEWSHOT_SEED)
+    task.build_all_requests(
+        limit=limit,
+        rank=0,
+        world_size=1,
+        apply_chat_template=chat_template,
+        chat_template=reader.apply_chat_template if chat_template else None,
+        tokenizer_name=reader.tokenizer_name if chat_template else "",
+    )
+    long = {request.doc_id for request in task.instances if not _is_read_whole([request.args], reader)}
+    return [number for number in numbers if number not in long], sorted(long)
+
+
+def _is_read_whole(requests: Iterable[Sequence[Any]], reader: Any) -> bool:  # noqa: ANN401 - the harness is not typed
+    """Whether prompt and answer fit the model."""
+    return reader is None or all(_tokens(each[0], each[1], reader) <= reader.max_length for each in requests)
+
+
+def _tokens(prompt: str, answer: Any, reader: Any) -> int:  # noqa: ANN401 - the harness is not typed
+    """Positions that a request takes; of an answer that is only scored, the last token is not read."""
+    if isinstance(answer, Mapping):
+        return len(reader.tok_encode(prompt)) + int(answer.get("max_gen_toks", reader.max_gen_toks))
+    return len(reader.tok_encode(prompt + answer)) - 1
 
 
 @contextmanager
-def _finite_logits(model: tuple[PreTrainedModel, PreTrainedTokenizerBase] | str, tasks: str) -> Generator[None]:
+def _finite_logits(model: LoadedModel | str, tasks: str) -> Generator[None]:
     """Stop at logits that are NaN: the harness would generate from them, and score what comes as wrong."""
     if isinstance(model, str):
         yield
@@ -120,9 +199,7 @@ def _finite_logits(model: tuple[PreTrainedModel, PreTrainedTokenizerBase] | str,
         hook.remove()
 
 
-def _arguments(
-    model: tuple[PreTrainedModel, PreTrainedTokenizerBase] | str, engine: str, device: str | None, batch_size: int
-) -> dict[str, Any]:
+def _arguments(model: LoadedModel | str, engine: str, device: str | None, batch_size: int) -> dict[str, Any]:
     if isinstance(model, str):
         known = _known_engines()
         if engine not in known:
@@ -139,92 +216,3 @@ def _known_engines() -> list[str]:
     from lm_eval.models import MODEL_MAPPING
 
     return sorted(MODEL_MAPPING)
-
-
-def task_result(task: HarnessTask, samples: Sequence[Sample], version: str | int | float | None) -> TaskResult:
-    """Turn the harness's logged samples of one task into our rows; of several filters, the first counts.
-
-    Raises:
-        EvaluationError: log-likelihoods that are NaN, or a metric that says neither right nor wrong.
-    """
-    if not samples:
-        message = f"task {task.name}: lm-evaluation-harness answered no item"
-        raise EvaluationError(message)
-    first_filter = samples[0]["filter"]
-    chosen = [sample for sample in samples if sample["filter"] == first_filter]
-    rows = tuple(_row(task.name, sample) for sample in chosen)
-    estimate = accuracy(sum(row.correct for row in rows), len(rows))
-    return TaskResult(
-        task=task.name,
-        version=_number(version),
-        knowledge=task.knowledge,
-        answer_by="generation" if rows[0].log_likelihoods is None else "choice",
-        seed=None,
-        data_hash=_hash(chosen),
-        chance=task.chance,
-        n=len(rows),
-        accuracy=estimate,
-        corrected=chance_corrected(estimate, task.chance),
-        too_long=(),
-        rows=rows,
-        prompts=tuple(str(_prompt(sample)) for sample in chosen),
-    )
-
-
-def _number(version: str | int | float | None) -> int:
-    """The harness's versions are numbers such as 3.0; ours are whole."""
-    try:
-        return int(float(version or 0))
-    except ValueError:
-        return 0
-
-
-def _hash(samples: Sequence[Sample]) -> str:
-    """SHA-256 over what was asked and what is right, by the harness's own hashes."""
-    digest = hashlib.sha256()
-    for sample in samples:
-        digest.update("\n".join(str(sample[key]) for key in ("doc_hash", "prompt_hash", "target_hash")).encode())
-    return digest.hexdigest()
-
-
-def _row(task: str, sample: Sample) -> ItemRow:
-    name, correct = str(sample["doc_id"]), _is_right(task, sample)
-    responses = sample["filtered_resps"]
-    if not isinstance(responses[0], (list, tuple)):
-        prediction, text = str(responses[0]), str(sample["resps"][0][0])
-        whole = None if prediction.strip() == text.strip() else text
-        return ItemRow(name, prediction, str(sample["target"]), correct, None, whole)
-    scores = tuple(float(response[0]) for response in responses)
-    if any(math.isnan(score) for score in scores):
-        message = f"task {task}: the model's logits are NaN or infinite: no answer can be scored"
-        raise EvaluationError(message)
-    choices = [_continuation(sample, index).strip() for index in range(len(scores))]
-    target = sample["target"]
-    answer = choices[target] if isinstance(target, int) and target < len(choices) else str(target)
-    prediction = choices[scores.index(max(scores))]
-    return ItemRow(name, prediction, answer, correct, tuple(round(score, 4) for score in scores))
-
-
-def _prompt(sample: Sample) -> object:
-    return next(iter(_argument_lists(sample)))[0]
-
-
-def _continuation(sample: Sample, index: int) -> str:
-    return str(list(_argument_lists(sample))[index][1])
-
-
-def _argument_lists(sample: Sample) -> Iterator[Sequence[object]]:
-    """Arguments as the evaluator keeps them, lists, or as its result files do, mappings."""
-    arguments = sample["arguments"]
-    for entry in arguments.values() if isinstance(arguments, Mapping) else arguments:
-        yield list(entry.values()) if isinstance(entry, Mapping) else entry
-
-
-def _is_right(task: str, sample: Sample) -> bool:
-    values = {name: sample[name] for name in sample["metrics"]}
-    scored = [(name, float(value)) for name, value in values.items() if isinstance(value, (int, float))]
-    relevant = [(name, value) for name, value in scored if value != NOT_APPLICABLE]
-    if not relevant or not 0 <= relevant[0][1] <= 1:
-        message = f"task {task}: its metrics {sorted(values)} say of no item that it is right or wrong"
-        raise EvaluationError(message)
-    return relevant[0][1] == 1

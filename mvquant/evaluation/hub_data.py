@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mvquant.errors import EvaluationError
+from mvquant.errors import EvaluationError, MissingDataError
 
 VARIABLE = "MVQUANT_DATA"
 """Names the folder of local data where no `--data-dir` is given."""
@@ -44,6 +44,12 @@ class HubSet:
             f"{self.name}/{self.split}.jsonl",
         )
 
+    @property
+    def download(self) -> str:
+        """The command that puts it below DATA, where `patterns` find it."""
+        short = self.repository.split("/")[1]
+        return f"hf download {self.repository} --repo-type dataset --local-dir DATA/{short}"
+
 
 GSM8K = HubSet("gsm8k", "openai/gsm8k", "main", {"question": str, "answer": str})
 AQUA_RAT = HubSet("aqua_rat", "deepmind/aqua_rat", "raw", {"question": str, "options": list, "correct": str})
@@ -67,8 +73,8 @@ def read_rows(wanted: HubSet, given: Path | None = None) -> Iterator[tuple[str, 
     """Yield every row of a data set after the place that it stands at.
 
     Raises:
-        EvaluationError: the data is neither in the folder nor, where no folder is named, on the Hub; or a row is
-            not as it must be, with its file and line.
+        MissingDataError: the data is neither in the folder nor, where no folder is named, to be had from the Hub.
+        EvaluationError: a row is not as it must be; names file and line.
     """
     folder = local_folder(given)
     rows = _from_hub(wanted) if folder is None else _from_folder(wanted, folder)
@@ -86,9 +92,8 @@ def _from_folder(wanted: HubSet, folder: Path) -> Iterator[tuple[str, Row]]:
             yield from _parquet(path) if path.suffix == ".parquet" else _json_lines(path)
         if any(folder.glob(pattern)):
             return
-    hint = f"hf download {wanted.repository} --repo-type dataset --local-dir {folder / wanted.repository}"
-    message = f"{wanted.name}: no data in {folder}: none of {', '.join(wanted.patterns)}; get it with `{hint}`"
-    raise EvaluationError(message)
+    why = f"{wanted.name}: no data in {folder}: none of {', '.join(wanted.patterns)}"
+    raise MissingDataError(why, wanted.download)
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Row]]:
@@ -135,11 +140,6 @@ def _from_hub(wanted: HubSet) -> Iterator[tuple[str, Row]]:
         found = load_dataset(wanted.repository, wanted.config, split=wanted.split)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        message = (
-            f"{wanted.name}: {place} cannot be had ({reason}). Without a network: download it elsewhere with "
-            f"`hf download {wanted.repository} --repo-type dataset --local-dir DATA/{wanted.repository}`, then name "
-            f"DATA with --data-dir or {VARIABLE}"
-        )
-        raise EvaluationError(message) from None
+        raise MissingDataError(f"{wanted.name}: {place} cannot be had ({reason})", wanted.download) from None
     for number, row in enumerate(found, start=1):
         yield f"{place}, row {number}", dict(row)

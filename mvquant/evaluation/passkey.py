@@ -1,19 +1,22 @@
 """Passkey retrieval: a five-digit key somewhere in a long text that says nothing else worth knowing.
 
-The texts are the same for every model: their length is counted in words and punctuation marks, which is within a few
-per cent of the tokens of common tokenizers for words as plain as these. Items longer than a model's positions are
-left out by the evaluator, and named.
+Lengths are in tokens of the model's own tokenizer, with room for the answer, so that a model with 4,096 positions
+reads the texts of that length whole. Keys, depths and the order of sentences are the same for every tokenizer. Items
+longer than a model's positions are left out by the evaluator, and named.
 """
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from random import Random
 from typing import Any
+
+from mvquant.evaluation.text_length import Count, count_words
 
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384, 32768)
 DEPTHS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 REPEATS = 13
 SEED = "passkey-1"
+ROOM = 64
+"""Of each length: for the answer, for special tokens, and for what a chat template adds."""
 
 OPENING = "Somewhere in the text below there is a pass key. Find it and keep it in mind.\n\n"
 QUESTION = "\n\nWhat is the pass key in the text above? The pass key is"
@@ -37,17 +40,6 @@ FILLER = (
     "The shop sells paper, string and candles.",
 )
 
-Count = Callable[[str], int]
-
-
-def count_words(text: str) -> int:
-    """Count words and punctuation marks; each digit counts.
-
-    >>> count_words("Keep it in mind: 12345.")
-    11
-    """
-    return len(re.findall(r"\d|[^\W\d]+|[^\w\s]", text))
-
 
 def passkey_items(
     lengths: Sequence[int] = LENGTHS,
@@ -59,14 +51,14 @@ def passkey_items(
     """Return items that go through all lengths, then all depths, so that the first few have some of each.
 
     Args:
-        lengths: of whole prompts, as `count` counts.
+        lengths: of prompt and answer, as `count` counts.
         depths: where the key stands; 0 is the beginning of the text, 1 its end.
         repeats: items of each length and depth.
         seed: of keys and fillers.
-        count: the length of a text: by words, or by a tokenizer.
+        count: the length of a text: by a tokenizer, or by words where none is known.
     """
     cells = [(length, depth) for _ in range(repeats) for depth in depths for length in lengths]
-    fillers = {sentence: count(" " + sentence) for sentence in FILLER}
+    fillers = {sentence: max(1, count(" " + sentence)) for sentence in FILLER}
     return [
         {"id": f"passkey-{index:04d}"} | _item(Random(f"{seed}:{index}"), length, depth, fillers, count)
         for index, (length, depth) in enumerate(cells)
@@ -76,7 +68,7 @@ def passkey_items(
 def _item(rng: Random, length: int, depth: float, fillers: dict[str, int], count: Count) -> dict[str, Any]:
     key = "".join(rng.choice("0123456789") for _ in range(5))
     told = KEY.format(key=key)
-    room = length - count(OPENING + told + QUESTION)
+    room = length - ROOM - count(OPENING + told + QUESTION)
     sentences: list[str] = []
     while room >= fillers[sentence := rng.choice(FILLER)]:
         sentences.append(sentence)

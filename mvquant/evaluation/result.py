@@ -104,6 +104,7 @@ class EvalResult(_Saved):
         limit: items per task, the first ones of each; None for all.
         tasks: by task name.
         groups: `contextual` and `parametric`, as far as there were tasks.
+        without_data: tasks that were wanted and not asked, because their data was not there, with what was missing.
     """
 
     schema_version: Literal[1] = 1
@@ -116,6 +117,7 @@ class EvalResult(_Saved):
     limit: int | None
     tasks: dict[str, TaskResult]
     groups: dict[Knowledge, GroupResult]
+    without_data: dict[str, str] = {}
 
     def save(self, path: Path) -> None:
         """Write the result as JSON; `path` appears only when complete."""

@@ -5,9 +5,12 @@ A task file names a shipped file (`file: data/cities/items.jsonl`) or one of `SO
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
+
+from transformers import AutoTokenizer
 
 from mvquant.errors import EvaluationError, UnknownNameError
 from mvquant.evaluation.binding import binding_items
@@ -15,6 +18,7 @@ from mvquant.evaluation.hub_data import AQUA_RAT, GSM8K, IMDB, read_rows
 from mvquant.evaluation.items import Item, as_items, read_items
 from mvquant.evaluation.parsers import INVALID, number
 from mvquant.evaluation.passkey import passkey_items
+from mvquant.evaluation.text_length import Count, count_tokens, count_words
 from mvquant.facts import conflict_items
 from mvquant.resources import resource_folder
 
@@ -37,7 +41,7 @@ AQUA_PROMPT = (
 IMDB_PROMPT = "Review: {text}\n\nIs this review positive or negative?\nAnswer:"
 
 
-def gsm8k(data: Path | None) -> PlacedItems:
+def gsm8k(data: Path | None, _count: Count) -> PlacedItems:
     """GSM8K, one question and no examples; the answer is the number after `####`, in plain digits."""
     for index, (where, row) in enumerate(read_rows(GSM8K, data)):
         answer = number(row["answer"]) if "####" in row["answer"] else INVALID
@@ -48,7 +52,7 @@ def gsm8k(data: Path | None) -> PlacedItems:
         yield where, Item(id=f"gsm8k-{index:04d}", prompt=prompt, answer=answer)
 
 
-def aqua_rat(data: Path | None) -> PlacedItems:
+def aqua_rat(data: Path | None, _count: Count) -> PlacedItems:
     """AQUA-RAT with its options in the prompt; the answer is a letter."""
     for index, (where, row) in enumerate(read_rows(AQUA_RAT, data)):
         options, correct = row["options"], row["correct"]
@@ -60,7 +64,7 @@ def aqua_rat(data: Path | None) -> PlacedItems:
         yield where, Item(id=f"aqua_rat-{index:04d}", prompt=prompt, answer=correct)
 
 
-def imdb(data: Path | None) -> PlacedItems:
+def imdb(data: Path | None, _count: Count) -> PlacedItems:
     """A thousand reviews of each label, drawn with a fixed seed, by turns (the Hub's file is ordered by label).
 
     Raises:
@@ -84,29 +88,29 @@ def imdb(data: Path | None) -> PlacedItems:
         yield from pair
 
 
-def passkey(_data: Path | None) -> PlacedItems:
-    """Generated."""
-    return as_items("passkey", passkey_items())
+def passkey(_data: Path | None, count: Count) -> PlacedItems:
+    """Generated, to lengths in tokens where `count` is a tokenizer's."""
+    return as_items("passkey", passkey_items(count=count))
 
 
-def binding(_data: Path | None) -> PlacedItems:
+def binding(_data: Path | None, _count: Count) -> PlacedItems:
     """Generated."""
     return as_items("binding", binding_items())
 
 
-def knowledge_conflict(_data: Path | None) -> PlacedItems:
+def knowledge_conflict(_data: Path | None, _count: Count) -> PlacedItems:
     """Generated; the text is right."""
     return as_items("knowledge_conflict", ({**item, "answer": item["context_answer"]} for item in conflict_items()))
 
 
-def knowledge_conflict_memory(_data: Path | None) -> PlacedItems:
+def knowledge_conflict_memory(_data: Path | None, _count: Count) -> PlacedItems:
     """The same items; memory is right."""
     return as_items(
         "knowledge_conflict_memory", ({**item, "answer": item["memory_answer"]} for item in conflict_items())
     )
 
 
-SOURCES: dict[str, Callable[[Path | None], PlacedItems]] = {
+SOURCES: dict[str, Callable[[Path | None, Count], PlacedItems]] = {
     "gsm8k": gsm8k,
     "aqua_rat": aqua_rat,
     "imdb": imdb,
@@ -117,28 +121,49 @@ SOURCES: dict[str, Callable[[Path | None], PlacedItems]] = {
 }
 
 
-def source_items(source: str, data: Path | None) -> PlacedItems:
+def source_items(source: str, data: Path | None, count: Count = count_words) -> PlacedItems:
     """Return the items of one of `SOURCES`.
+
+    Args:
+        source: its name.
+        data: the folder of local data sets; None for the one that MVQUANT_DATA names, or the Hub.
+        count: the length of a text.
 
     Raises:
         UnknownNameError: there is no such source.
-        EvaluationError: its data cannot be had, or is malformed.
+        MissingDataError: its data cannot be had.
+        EvaluationError: its data is malformed.
     """
     if source not in SOURCES:
         raise UnknownNameError("source of items", source, SOURCES)
-    return SOURCES[source](data)
+    return SOURCES[source](data, count)
 
 
-def harness_dataset(file: str | None = None, source: str | None = None, **_settings: object) -> dict[str, Any]:
+def harness_dataset(
+    file: str | None = None,
+    source: str | None = None,
+    tokenizer: object = None,
+    pretrained: object = None,
+    data_dir: str | None = None,
+    **_settings: object,
+) -> dict[str, Any]:
     """Give lm-evaluation-harness the items of a task as the split `test` (its `custom_dataset`).
 
+    The harness hands over the arguments of the model too, so that lengths are counted by its tokenizer.
+
     Args:
-        file: of a shipped task, relative to the `eval/` folder of this package.
-        source: one of `SOURCES`; local data comes from the folder that MVQUANT_DATA names.
-        _settings: the rest of the task's metadata, which the harness hands over too.
+        file: of a shipped task, relative to the `eval/` folder of this package, from wherever the harness is started.
+        source: one of `SOURCES`.
+        tokenizer: of the model: a folder or a Hub id.
+        pretrained: the model itself, for its tokenizer where none is named.
+        data_dir: the folder of local data sets; the one that MVQUANT_DATA names, or the Hub, where none is given.
+        _settings: the rest of the task's metadata and of the model's arguments.
     """
     from datasets import Dataset
 
-    placed = read_items(resource_folder("eval") / file) if file else source_items(source or "", None)
+    named = tokenizer or pretrained
+    count = count_tokens(partial(AutoTokenizer.from_pretrained, named)) if isinstance(named, str) else count_words
+    data = None if data_dir is None else Path(data_dir)
+    placed = read_items(resource_folder("eval") / file) if file else source_items(source or "", data, count)
     rows: list[dict[str, Any]] = [item.model_dump(mode="json", exclude_unset=True) for _, item in placed]
     return {"test": Dataset.from_list(rows)}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mvquant.errors import ConfigError
 from mvquant.evaluation.parsers import PARSERS, Parser
@@ -35,29 +35,21 @@ class _Refusing(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class DataFiles(_Refusing):
-    """JSON-lines files by split, relative to the `eval/` folder."""
-
-    test: str
-
-
 class DatasetKwargs(_Refusing):
-    """Where the items are; exactly one of three.
+    """Where the items are; exactly one of two. The harness hands them to `custom_dataset`.
 
     Attributes:
-        data_files: what the harness hands to `datasets.load_dataset`, by path from the working folder.
-        file: a JSON-lines file relative to the `eval/` folder, for `custom_dataset`.
-        source: a name in `mvquant.evaluation.sources.SOURCES`, for `custom_dataset`.
+        file: a JSON-lines file, relative to the `eval/` folder wherever the harness is started.
+        source: a name in `mvquant.evaluation.sources.SOURCES`.
     """
 
-    data_files: DataFiles | None = None
     file: str | None = None
     source: str | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "DatasetKwargs":
         if len(self.model_fields_set) != 1:
-            raise ValueError("exactly one of data_files, file and source is needed")
+            raise ValueError("exactly one of file and source is needed")
         return self
 
 
@@ -128,8 +120,7 @@ class TaskFile(_Refusing):
 
     task: str = Field(min_length=1)
     tag: Strings = ()
-    dataset_path: Literal["json"] | None = None
-    custom_dataset: str | None = None
+    custom_dataset: str
     dataset_kwargs: DatasetKwargs
     test_split: Literal["test"] = "test"
     output_type: Literal["generate_until", "multiple_choice"]
@@ -149,13 +140,13 @@ class TaskFile(_Refusing):
         steps = [step.filter_fn for pipeline in self.filter_list[:1] for step in pipeline.filter if step.filter_fn]
         return FILTERS[steps[0]] if steps else str.strip
 
-    @model_validator(mode="after")
-    def _agree_on_the_data(self) -> "TaskFile":
-        by_path = self.dataset_kwargs.data_files is not None
-        if by_path != (self.dataset_path == "json") or by_path == (self.custom_dataset == CUSTOM_DATASET):
-            message = f"data_files need dataset_path: json; file and source need custom_dataset: {CUSTOM_DATASET}"
+    @field_validator("custom_dataset")
+    @classmethod
+    def _is_ours(cls, value: str) -> str:
+        if value != CUSTOM_DATASET:
+            message = f"must be {CUSTOM_DATASET}, not {value}"
             raise ValueError(message)
-        return self
+        return value
 
     @model_validator(mode="after")
     def _agree_on_the_answer(self) -> "TaskFile":

@@ -5,12 +5,24 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mvquant.errors import ConfigError, EvaluationError, UnknownNameError
+from mvquant.errors import ConfigError, EvaluationError, MissingDataError, UnknownNameError
 from mvquant.evaluation.items import Item, hash_items, read_items
+from mvquant.evaluation.missing import MissingTask, describe_missing
 from mvquant.evaluation.sources import PlacedItems, source_items
 from mvquant.evaluation.task_file import GroupFile, Knowledge, TaskFile, read_task_file
+from mvquant.evaluation.text_length import Count, count_words
 
-__all__ = ["GROUPS", "HarnessTask", "Item", "Task", "harness_tasks", "hash_items", "load_tasks"]
+__all__ = [
+    "GROUPS",
+    "AvailableTasks",
+    "HarnessTask",
+    "Item",
+    "Task",
+    "available_tasks",
+    "harness_tasks",
+    "hash_items",
+    "load_tasks",
+]
 
 GROUPS: tuple[Knowledge, ...] = ("contextual", "parametric")
 
@@ -49,7 +61,17 @@ class HarnessTask:
     chance: float = 0.0
 
 
-def load_tasks(folder: Path, wanted: Sequence[str] = ("all",), data: Path | None = None) -> list[Task]:
+@dataclass(frozen=True)
+class AvailableTasks:
+    """Wanted tasks that can be asked, and those whose data is not there."""
+
+    tasks: tuple[Task, ...]
+    missing: tuple[MissingTask, ...]
+
+
+def load_tasks(
+    folder: Path, wanted: Sequence[str] = ("all",), data: Path | None = None, count: Count = count_words
+) -> list[Task]:
     """Read the tasks below `folder/tasks`, with shipped items relative to `folder`.
 
     Args:
@@ -57,6 +79,7 @@ def load_tasks(folder: Path, wanted: Sequence[str] = ("all",), data: Path | None
         wanted: names of tasks and groups, in any mixture; `all` is every task file. Where no group file is called
             `contextual` or `parametric`, these are all tasks of that knowledge.
         data: the folder of local data sets; None for the one that MVQUANT_DATA names, or the Hub.
+        count: the length of a text, for tasks whose texts are made to a length: by words, or by a model's tokenizer.
 
     Returns:
         Each wanted task once, contextual ones first, in the order of their file names. Tasks that only
@@ -65,13 +88,36 @@ def load_tasks(folder: Path, wanted: Sequence[str] = ("all",), data: Path | None
     Raises:
         ConfigError: a task file with mistakes.
         UnknownNameError: a name that is no task and no group.
-        EvaluationError: no tasks, or data that cannot be had or read.
+        EvaluationError: no tasks, data that cannot be had (every such task is named) or cannot be read.
+    """
+    found = available_tasks(folder, wanted, data, count)
+    if found.missing:
+        raise EvaluationError(describe_missing(found.missing))
+    return list(found.tasks)
+
+
+def available_tasks(
+    folder: Path, wanted: Sequence[str] = ("all",), data: Path | None = None, count: Count = count_words
+) -> AvailableTasks:
+    """Read tasks as `load_tasks` does, but set those apart whose data cannot be had.
+
+    Raises:
+        ConfigError: a task file with mistakes.
+        UnknownNameError: a name that is no task and no group.
+        EvaluationError: no tasks, or data that cannot be read.
     """
     table = _read_table(folder)
     names = table.members(wanted)
     chosen = [file for name, file in table.tasks.items() if name in names]
     chosen.sort(key=lambda file: GROUPS.index(file.metadata.knowledge))
-    return [_load(file, folder, data) for file in chosen]
+    tasks: list[Task] = []
+    missing: list[MissingTask] = []
+    for file in chosen:
+        try:
+            tasks.append(_load(file, folder, data, count))
+        except MissingDataError as error:
+            missing.append(MissingTask(file.task, error.why, error.way_out))
+    return AvailableTasks(tuple(tasks), tuple(missing))
 
 
 def harness_tasks(folder: Path, wanted: Sequence[str] = ("all",)) -> list[HarnessTask]:
@@ -151,9 +197,11 @@ def _foreign(group: GroupFile, own: set[str]) -> Iterator[tuple[str, HarnessTask
         yield name, HarnessTask(name, group.metadata.knowledge, group.metadata.chance)
 
 
-def _load(file: TaskFile, folder: Path, data: Path | None) -> Task:
+def _load(file: TaskFile, folder: Path, data: Path | None, count: Count) -> Task:
     try:
-        items = tuple(_checked(file, _placed(file, folder, data)))
+        items = tuple(_checked(file, _placed(file, folder, data, count)))
+    except MissingDataError:
+        raise
     except EvaluationError as error:
         message = f"task {file.task}: {error}"
         raise EvaluationError(message) from None
@@ -163,11 +211,11 @@ def _load(file: TaskFile, folder: Path, data: Path | None) -> Task:
     return Task(file, items, hash_items(items))
 
 
-def _placed(file: TaskFile, folder: Path, data: Path | None) -> PlacedItems:
+def _placed(file: TaskFile, folder: Path, data: Path | None, count: Count) -> PlacedItems:
     where = file.dataset_kwargs
-    if where.source is not None:
-        return source_items(where.source, data)
-    return read_items(folder / (where.data_files.test if where.data_files else where.file or ""))
+    if where.file is not None:
+        return read_items(folder / where.file)
+    return source_items(where.source or "", data, count)
 
 
 def _checked(file: TaskFile, placed: PlacedItems) -> Iterator[Item]:

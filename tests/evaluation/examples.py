@@ -1,6 +1,7 @@
 """Small worlds to evaluate in: a byte tokenizer, tasks on disk, and results without a model."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from mvquant.evaluation import EvalResult, GroupResult, ItemRow, Subject, TaskResult
 from mvquant.evaluation.statistics import accuracy, chance_corrected, mean
+from mvquant.evaluation.task_file import CUSTOM_DATASET
 
 PAD, BOS, EOS = 0, 1, 2
 
@@ -44,8 +46,8 @@ def task_yaml(name: str, *, choice: bool = False, knowledge: str = "contextual",
     return {
         "task": name,
         "tag": knowledge,
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": f"data/{name}.jsonl"}},
+        "custom_dataset": CUSTOM_DATASET,
+        "dataset_kwargs": {"file": f"data/{name}.jsonl"},
         "test_split": "test",
         "doc_to_text": "{{prompt}}",
         **answer,
@@ -61,11 +63,21 @@ def task_yaml(name: str, *, choice: bool = False, knowledge: str = "contextual",
     }
 
 
+def with_whole_path(file: dict, folder: Path) -> dict:
+    """A task file whose items lie in `folder`, for the harness too, which looks in the package's own folder."""
+    return file | {"dataset_kwargs": {"file": str(folder / file["dataset_kwargs"]["file"])}}
+
+
+def task_text(file: Mapping[str, object]) -> str:
+    """A task file as YAML, with names of functions as the harness reads them."""
+    return re.sub(r"'(!function [\w.]+)'", r"\1", yaml.safe_dump(dict(file)))
+
+
 def write_task(folder: Path, file: dict, items: Sequence[Mapping[str, object]]) -> None:
     """Write a task file and its data where load_tasks looks for them."""
     (folder / "tasks").mkdir(parents=True, exist_ok=True)
     (folder / "data").mkdir(exist_ok=True)
-    (folder / "tasks" / f"{file['task']}.yaml").write_text(yaml.safe_dump(file))
+    (folder / "tasks" / f"{file['task']}.yaml").write_text(task_text(file))
     lines = "".join(json.dumps(item) + "\n" for item in items)
     (folder / "data" / f"{file['task']}.jsonl").write_text(lines)
 

@@ -1,16 +1,18 @@
 """Tasks of lm-evaluation-harness by name: its samples become our rows."""
 
+import itertools
 import sys
 
 import pytest
 import torch
-import yaml
 
 from mvquant.errors import EvaluationError, UsageError
 from mvquant.evaluation import evaluate, load_tasks
-from mvquant.evaluation.harness import require_harness, run_in_harness, task_result
+from mvquant.evaluation.harness import run_in_harness
+from mvquant.evaluation.harness_data import require_harness
+from mvquant.evaluation.harness_rows import task_result
 from mvquant.evaluation.tasks import HarnessTask
-from tests.evaluation.examples import task_yaml, tiny_tokenizer, write_task
+from tests.evaluation.examples import task_yaml, tiny_tokenizer, with_whole_path, write_task
 from tests.tiny_models import tiny_model
 
 TASK = HarnessTask("gsm8k", "contextual", 0.0)
@@ -100,6 +102,10 @@ def test_without_the_harness_the_way_to_it_is_said(monkeypatch):
         require_harness([TASK])
 
 
+def test_items_that_were_not_asked_are_named():
+    assert task_result(TASK, [generated(1, "4", "4")], 1, [0, 2]).too_long == ("0", "2")
+
+
 @pytest.fixture
 def tasks(tmp_path):
     """The same two tasks for both runners."""
@@ -109,8 +115,10 @@ def tasks(tmp_path):
     ]
     items = [{"id": str(i), "prompt": f"Say{'!' * i}", "answer": "x"} for i in range(5)]
     whole = [{"name": "whole", "filter": [{"function": "remove_whitespace"}, {"function": "take_first"}]}]
-    write_task(tmp_path, task_yaml("checks", choice=True, knowledge="parametric", chance=0.3), choices)
-    write_task(tmp_path, task_yaml("free") | {"filter_list": whole}, items)
+    checks = task_yaml("checks", choice=True, knowledge="parametric", chance=0.3)
+    free = task_yaml("free") | {"filter_list": whole}
+    for file, questions in ((checks, choices), (free, items)):
+        write_task(tmp_path, with_whole_path(file, tmp_path), questions)
     return tmp_path
 
 
@@ -121,11 +129,6 @@ def test_the_harness_gives_the_rows_that_our_runner_gives(tasks):
     tokenizer = tiny_tokenizer()
     model = tiny_model("llama", vocab_size=len(tokenizer))
     ours = evaluate(model, tokenizer, load_tasks(tasks)).tasks
-    for path in (tasks / "tasks").glob("*.yaml"):
-        content = yaml.safe_load(path.read_text())
-        content["dataset_kwargs"]["data_files"]["test"] = str(tasks / content["dataset_kwargs"]["data_files"]["test"])
-        content["dataset_kwargs"]["cache_dir"] = str(tasks / "cache")
-        path.write_text(yaml.safe_dump(content))
     wanted = [HarnessTask("checks", "parametric", 0.3), HarnessTask("free", "contextual")]
     options = {"folder": tasks / "tasks", "defaults": False, "batch_size": 4}
     for theirs in run_in_harness((model, tokenizer), wanted, **options):
@@ -145,3 +148,35 @@ def test_the_harness_gives_the_rows_that_our_runner_gives(tasks):
             run_in_harness((model, tokenizer), [task], **options)
     (passed_through,) = run_in_harness("any folder", wanted[1:], engine="dummy", **options)
     assert {row.prediction for row in passed_through.rows} == {"lol"}
+
+
+@pytest.mark.backend
+@pytest.mark.filterwarnings("ignore")
+def test_items_that_do_not_fit_are_named_not_cut(tasks):
+    pytest.importorskip("lm_eval")
+    tokenizer = tiny_tokenizer()
+    wanted = [HarnessTask("checks", "parametric", 0.3), HarnessTask("free", "contextual")]
+    options = {"folder": tasks / "tasks", "defaults": False, "batch_size": 4}
+    own = {task.name: task for task in load_tasks(tasks)}
+    answered = refused = 0
+    for room, request in itertools.product((14, 20, 24), wanted):
+        model = tiny_model("llama", vocab_size=len(tokenizer), max_position_embeddings=room)
+        mine = said_or_done(lambda model=model, task=own[request.name]: evaluate(model, tokenizer, [task]))
+        theirs = said_or_done(lambda model=model, each=request: run_in_harness((model, tokenizer), [each], **options))
+        if isinstance(mine, str):
+            refused += 1
+            assert mine == theirs
+            continue
+        answered += 1
+        assert theirs[0].too_long == mine.tasks[request.name].too_long
+        pairs = zip(theirs[0].rows, mine.tasks[request.name].rows, strict=True)
+        assert all(their[:4] == our[:4] for their, our in pairs)
+    assert (answered, refused) == (5, 1)
+
+
+def said_or_done(work):
+    """What comes of it, or the error that it ends with."""
+    try:
+        return work()
+    except EvaluationError as error:
+        return str(error)

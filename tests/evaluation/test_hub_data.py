@@ -4,9 +4,9 @@ import datasets
 import pytest
 from pyarrow import Table, parquet
 
-from mvquant.errors import EvaluationError
+from mvquant.errors import EvaluationError, MissingDataError
 from mvquant.evaluation import hub_data
-from mvquant.evaluation.hub_data import GSM8K, IMDB, read_rows
+from mvquant.evaluation.hub_data import AQUA_RAT, GSM8K, IMDB, read_rows
 
 ROW = {"question": "How many?", "answer": "#### 3"}
 OTHER = {"question": "How few?", "answer": "#### 2"}
@@ -61,17 +61,26 @@ def test_the_folder_can_come_from_the_environment(tmp_path, monkeypatch):
 
 def test_no_data_in_the_folder_says_what_to_download_where(tmp_path):
     with pytest.raises(
-        EvaluationError, match=r"gsm8k: no data in .*: none of openai/gsm8k/main/test-\*\.parquet"
+        MissingDataError, match=r"gsm8k: no data in .*: none of openai/gsm8k/main/test-\*\.parquet"
     ) as error:
         rows_of(GSM8K, tmp_path)
-    assert f"hf download openai/gsm8k --repo-type dataset --local-dir {tmp_path / 'openai/gsm8k'}" in str(error.value)
+    assert error.value.way_out == "hf download openai/gsm8k --repo-type dataset --local-dir DATA/gsm8k"
 
 
 def test_neither_folder_nor_hub_says_what_to_download_where():
-    with pytest.raises(EvaluationError, match=r"huggingface\.co/datasets/stanfordnlp/imdb cannot be had") as error:
+    with pytest.raises(MissingDataError, match=r"huggingface\.co/datasets/stanfordnlp/imdb cannot be had") as error:
         rows_of(IMDB, None)
-    assert "hf download stanfordnlp/imdb --repo-type dataset" in str(error.value)
-    assert "--data-dir or MVQUANT_DATA" in str(error.value)
+    assert error.value.way_out == "hf download stanfordnlp/imdb --repo-type dataset --local-dir DATA/imdb"
+
+
+@pytest.mark.parametrize("wanted", [GSM8K, AQUA_RAT, IMDB])
+def test_what_the_command_downloads_is_found(tmp_path, wanted):
+    """The Hub's own files, where the command puts them: those of the split are read, no others."""
+    folder = tmp_path / wanted.download.rsplit("DATA/", 1)[1] / wanted.config
+    rows = [{field: kind() for field, kind in wanted.fields.items()} for _ in range(3)]
+    write_parquet(folder / "test-00000-of-00001.parquet", rows)
+    write_parquet(folder / "train-00000-of-00001.parquet", rows * 2)
+    assert rows_of(wanted, tmp_path) == rows
 
 
 def test_the_hub_is_asked_where_no_folder_is_named(monkeypatch):

@@ -1,17 +1,16 @@
 import sys
 
 import pytest
-import yaml
 
 from mvquant.errors import ConfigError
 from mvquant.evaluation.parsers import number
 from mvquant.evaluation.task_file import GroupFile, read_task_file
-from tests.evaluation.examples import task_yaml
+from tests.evaluation.examples import task_text, task_yaml
 
 
 def read(folder, content):
     path = folder / "task.yaml"
-    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    path.write_text(content if isinstance(content, str) else task_text(content))
     return read_task_file(path)
 
 
@@ -68,10 +67,9 @@ def test_sources_and_parsers_are_named_as_the_harness_needs_them(tmp_path):
         pytest.param(
             "!function mvquant.evaluation.parsers", "mvquant.evaluation.parsers", "filter_fn must be", id="untagged"
         ),
-        pytest.param("sources.harness_dataset", "sources.other", "need custom_dataset", id="custom-dataset"),
-        pytest.param(
-            "  source: gsm8k", "  data_files: {test: x.jsonl}", "data_files need dataset_path", id="data-files"
-        ),
+        pytest.param("sources.harness_dataset", "sources.other", "custom_dataset: must be !fun", id="custom-dataset"),
+        pytest.param("  source: gsm8k", "  data_files: {test: x.jsonl}", "data_files: Extra", id="data-files"),
+        pytest.param("custom_dataset: ", "dataset_path: json #", "custom_dataset: Field required", id="path"),
         pytest.param("  source: gsm8k", "  {source: gsm8k, file: x}", "exactly one of", id="two-places"),
         pytest.param("- function: take_first", "- {function: take_first, filter_fn: x}", "goes with", id="filter"),
     ],

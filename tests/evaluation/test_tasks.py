@@ -5,9 +5,9 @@ import pytest
 import yaml
 
 from mvquant.errors import ConfigError, EvaluationError, UnknownNameError
-from mvquant.evaluation.task_file import CUSTOM_DATASET, read_task_file
-from mvquant.evaluation.tasks import HarnessTask, Item, harness_tasks, hash_items, load_tasks
-from tests.evaluation.examples import task_yaml, write_task
+from mvquant.evaluation.task_file import GroupFile, read_task_file
+from mvquant.evaluation.tasks import HarnessTask, Item, available_tasks, harness_tasks, hash_items, load_tasks
+from tests.evaluation.examples import task_text, task_yaml, write_task
 
 EVAL = Path(__file__).parents[2] / "eval"
 QUESTION = {"id": "q-0", "prompt": "Where is Tom?", "answer": "attic"}
@@ -117,6 +117,11 @@ def test_a_folder_without_tasks(tmp_path):
         load_tasks(tmp_path)
 
 
+def public(name, source):
+    """A task file whose items come from one of the sources."""
+    return task_yaml(name) | {"dataset_kwargs": {"source": source}}
+
+
 def write_group(folder, name, members, **metadata):
     content = {"group": name, "task": members, "metadata": {"version": 1, **metadata}}
     (folder / "tasks" / f"{name}.yaml").write_text(yaml.safe_dump(content))
@@ -151,12 +156,35 @@ def test_a_group_cannot_contain_itself(folder):
 
 
 def test_errors_of_a_source_name_the_task(folder, tmp_path):
-    content = task_yaml("sums") | {"custom_dataset": "x", "dataset_kwargs": {"source": "gsm8k"}}
-    del content["dataset_path"]
-    text = yaml.safe_dump(content).replace("custom_dataset: x", f"custom_dataset: {CUSTOM_DATASET}")
-    (folder / "tasks" / "sums.yaml").write_text(text)
-    with pytest.raises(EvaluationError, match=r"task sums: gsm8k: no data in .*: none of .*gsm8k\.test\.jsonl"):
+    (folder / "tasks" / "sums.yaml").write_text(task_text(public("sums", "gsm8k")))
+    (tmp_path / "gsm8k.test.jsonl").write_text("{\n")
+    with pytest.raises(EvaluationError, match=r"task sums: .*gsm8k\.test\.jsonl, line 1: not JSON"):
         load_tasks(folder, ["sums"], tmp_path)
+
+
+def test_every_task_without_data_is_named_with_the_way_to_it(folder, tmp_path):
+    for name, source in (("sums", "gsm8k"), ("more_sums", "gsm8k"), ("letters", "aqua_rat")):
+        (folder / "tasks" / f"{name}.yaml").write_text(task_text(public(name, source)))
+    wanted = ["sums", "more_sums", "letters", "places"]
+    found = available_tasks(folder, wanted, tmp_path)
+    assert [task.name for task in found.tasks] == ["places"]
+    assert {task.name for task in found.missing} == {"sums", "more_sums", "letters"}
+    with pytest.raises(EvaluationError, match=r"^no data for letters, more_sums, sums:\n") as error:
+        load_tasks(folder, wanted, tmp_path)
+    said = str(error.value)
+    assert f"gsm8k: no data in {tmp_path}: none of openai/gsm8k/main/test-*.parquet, " in said
+    for repository in ("openai/gsm8k", "deepmind/aqua_rat"):
+        command = f"hf download {repository} --repo-type dataset --local-dir DATA/{repository.split('/')[1]}"
+        assert said.count(command) == 1
+    assert "DATA with --data-dir or MVQUANT_DATA" in said
+
+
+def test_lengths_are_counted_as_asked(folder):
+    (folder / "tasks" / "keys.yaml").write_text(task_text(public("keys", "passkey")))
+    (words,) = load_tasks(folder, ["keys"])
+    (letters,) = load_tasks(folder, ["keys"], count=len)
+    assert len(letters.items[0].prompt) <= letters.items[0].length == words.items[0].length < len(words.items[0].prompt)
+    assert words.data_hash != letters.data_hash
 
 
 OWN = [
@@ -182,15 +210,38 @@ def test_public_data_that_is_not_shipped_loads(shared_data):
     assert {task.name: len(task.items) for task in tasks} == {"gsm8k_chat": 1319, "aqua_rat_generative": 254}
 
 
-def test_shipped_groups_hold_every_task_but_the_conflict_of_memory():
-    members = {name: set(_group(name).task) for name in ("contextual", "parametric")}
-    assert members["parametric"] == {"cities", "sports", "art", "technology", "celebrity"}
-    assert members["contextual"] == {
-        "gsm8k_chat", "aqua_rat_generative", "imdb_balanced", "passkey", "binding", "knowledge_conflict"
-    }  # fmt: skip
+GENERAL = {
+    "contextual": {"gsm8k_chat", "aqua_rat_generative", "imdb_balanced", "passkey", "binding", "knowledge_conflict"},
+    "parametric": {"cities", "sports", "art", "technology", "celebrity"},
+}
+
+
+@pytest.mark.parametrize("knowledge", GENERAL)
+def test_shipped_groups_hold_the_tasks_of_all_models_and_those_of_the_reference_model(knowledge):
+    assert set(_group(f"{knowledge}.yaml").task) == {f"general_{knowledge}", f"reference_{knowledge}"}
+    assert set(_group(f"general_{knowledge}.yaml").task) == GENERAL[knowledge]
+    own = set(_group(f"reference/{knowledge}.yaml").task)
+    files = {read_task_file(path) for path in (EVAL / "tasks" / "reference").glob("*.yaml")}
+    tasks = {file.task: file.metadata.knowledge for file in files if not isinstance(file, GroupFile)}
+    assert own == {name for name, of in tasks.items() if of == knowledge}
+
+
+def test_the_harness_reads_the_same_groups():
+    manager = pytest.importorskip("lm_eval.tasks").TaskManager(include_path=str(EVAL / "tasks"), include_defaults=False)
+    assert set(manager.all_subtasks) == {task for group in _groups() for task in group}
+    assert {"contextual", "parametric", "contextual_harness", "conflict_both_ways"} <= set(manager.all_groups)
+
+
+def test_tasks_of_the_harness_are_grouped():
     names = [task.name for task in harness_tasks(EVAL, ["contextual_harness"])]
     assert {"gsm8k", "niah_single_1"} <= set(names)
 
 
-def _group(name):
-    return read_task_file(EVAL / "tasks" / f"{name}.yaml")
+def _groups():
+    yield ["knowledge_conflict_memory"]
+    yield from GENERAL.values()
+    yield from (_group(f"reference/{knowledge}.yaml").task for knowledge in GENERAL)
+
+
+def _group(path):
+    return read_task_file(EVAL / "tasks" / path)
