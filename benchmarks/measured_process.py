@@ -36,12 +36,15 @@ class Run:
 
 
 def measured_run(name: str, command: Sequence[str | Path], out: Path, environment: Mapping[str, str]) -> Run:
-    """Run a command that writes the folder `out`; exit with its log if it fails."""
+    """Run a command that writes the folder `out`, from the folder that `out` is in; exit with its log if it fails."""
     os.sync()  # else a run pays for what the one before it wrote
     log = out.with_suffix(".log")
     with log.open("w") as stream:
         busy, started = _busy_seconds(), time.perf_counter()
-        process = subprocess.Popen(command, env=dict(environment), stdout=stream, stderr=subprocess.STDOUT)
+        # some packages write logs where they are started
+        process = subprocess.Popen(
+            command, env=_importing_here(environment), cwd=out.parent, stdout=stream, stderr=subprocess.STDOUT
+        )
         anonymous = 0
         while True:
             anonymous = max(anonymous, _anonymous_bytes(process.pid))
@@ -75,6 +78,11 @@ def machine() -> dict[str, Any]:
         "memory_gib": round(memory / (1 << 30), 1),
         "system": platform.platform(),
     }
+
+
+def _importing_here(environment: Mapping[str, str]) -> dict[str, str]:
+    """Let `python -m benchmarks...` work from any folder."""
+    return {**environment, "PYTHONPATH": str(Path(__file__).parent.parent)}
 
 
 def _anonymous_bytes(pid: int) -> int:
