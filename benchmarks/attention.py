@@ -1,6 +1,6 @@
 """How much rounding K changes attention: mvquant's plans against other quantizers, at equal bits and at equal bytes.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.attention DIR     # writes benchmarks/results/attention.json (a minute)
+    OMP_NUM_THREADS=1 python -m benchmarks.attention DIR   # writes benchmarks/results/attention.json (two minutes)
 
 DIR holds `llama-2-7b-chat.layer10.safetensors`: published Q and K of Llama-2-7B-chat, layer 10, after RoPE, all 32
 heads, 66 tokens of one prompt (Jin et al., ICML 2025).
@@ -14,6 +14,11 @@ Table "bits": average bits of the integers alone. Table "bytes": everything coun
 scales, zero points, norms, tables of means and deviations, and tokens that wait in full precision for their group to
 fill; every quantizer gets the most bits that keep it within the budget. Table "window" is "bits", but every query
 sees the 8 newest keys in full precision. Table "policies" is "bits" with the pairs chosen by rule.
+
+Some settings of mvquant's formats (clipping, the size of 8-bit scales) were once compared on tokens 33 to 65. Tables
+"bits, mirrored" and "bytes, mirrored" are the check: all is chosen on tokens 33 to 65 and judged on 0 to 32, on which
+nothing was tried before. Token 0, the attention sink that no token of the calibration resembles, is in full precision
+for every quantizer there; table "bits, mirrored, sink rounded" shows what happens if it is not.
 """
 
 import argparse
@@ -21,9 +26,9 @@ import hashlib
 import json
 import math
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, get_args
 
@@ -32,7 +37,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmarks.attention_tables import BEFORE, aims, table_markdown
+from benchmarks.attention_tables import BEFORE, MIRRORED, SINK_ROUNDED, aims, aims_markdown, table_markdown
 from benchmarks.block_gtq import block_bits, block_gtq
 from benchmarks.peers.transformers_cache import BACKEND_BITS, installed, quantized_cache
 from benchmarks.peers.turboquant import turboquant
@@ -47,6 +52,7 @@ RESULTS = Path(__file__).parent / "results" / "attention.json"
 STATES = "llama-2-7b-chat.layer10.safetensors"
 ROPE_BASE, CONTEXT, WINDOW = 10000.0, 4096, 8
 BITS = (2.0, 2.5, 3.0, 4.0)
+PACKAGES = ("mvquant", "torch", "transformers", "safetensors", "hqq", "optimum-quanto")
 SEEDS = (0, 1, 2)
 """Of rotations and random pairs; their KL is averaged."""
 
@@ -58,37 +64,40 @@ Rounding = Callable[[float, int], tuple[Keys, float]]
 class Bench:
     """The states of one layer, cut into calibration and judged tokens."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, mirrored: bool = False, sinks: int = 0) -> None:
         states = load_file(path)
         self.hash = hashlib.sha256(path.read_bytes()).hexdigest()
         q, k = states["q"].float(), states["k"].float()
-        self.half = len(k) // 2
-        self.q, self.k = q[: self.half], k[: self.half]
-        self.judged_q, self.judged_k = q[self.half :], k[self.half :]
+        half = len(k) // 2
+        first, second = slice(0, half), slice(half, len(k))
+        calibration, judged = (second, first) if mirrored else (first, second)
+        self.q, self.k, self.start = q[calibration], k[calibration], calibration.start
+        self.sinks, self.judged_start = k[judged][:sinks], judged.start + sinks
+        self.judged_q, self.judged_k = q[judged][sinks:], k[judged][sinks:]
         self.inv_freq = tuple(float(ROPE_BASE ** (-2 * pair / k.shape[-1])) for pair in range(k.shape[-1] // 2))
 
     def losses(self, rounded: Keys, window: int = 0) -> Float[Tensor, " head"]:
-        """KL of the attention of every head, mean over judged queries."""
-        exact = self._logits(self.judged_k)
-        logits = self._logits(rounded)
-        position = torch.arange(len(self.judged_k))
-        age = position[:, None] - position
+        """KL of the attention of every head, mean over judged queries; sinks are read as they are."""
+        exact, logits = self._logits(self.judged_k), self._logits(rounded)
+        position = torch.arange(-len(self.sinks), len(self.judged_k))
+        age = position[len(self.sinks) :, None] - position
         logits = torch.where(age < window, exact, logits)
         seen = age >= 0
         before, after = (each.masked_fill(~seen, -math.inf).log_softmax(-1) for each in (exact, logits))
         return (before.exp() * (before - after)).masked_fill(~seen, 0).sum(-1).mean(-1)
 
     def _logits(self, keys: Keys) -> Float[Tensor, "head query key"]:
-        return torch.einsum("qhd,khd->hqk", self.judged_q.double(), keys.double()) / math.sqrt(keys.shape[-1])
+        every = torch.cat([self.sinks, keys]).double()
+        return torch.einsum("qhd,khd->hqk", self.judged_q.double(), every) / math.sqrt(keys.shape[-1])
 
     def before_rope(self, keys: Keys) -> Keys:
         """Judged keys turned back by their positions."""
-        turns = angles(torch.tensor(self.inv_freq), self.half, len(keys))
+        turns = angles(torch.tensor(self.inv_freq), self.judged_start, len(keys))
         return unrotate(keys.transpose(0, 1)[None], *turns, keys.shape[-1])[0].transpose(0, 1)
 
     def after_rope(self, keys: Keys) -> Keys:
         """Undo `before_rope`."""
-        turns = angles(torch.tensor(self.inv_freq), self.half, len(keys))
+        turns = angles(torch.tensor(self.inv_freq), self.judged_start, len(keys))
         return rotate(keys.transpose(0, 1)[None], *turns, keys.shape[-1])[0].transpose(0, 1)
 
 
@@ -136,8 +145,8 @@ def ours(bench: Bench, keys: KeyFormat, policy: KeyPolicy = "sensitivity", **opt
     """A plan chosen on the calibration tokens."""
 
     def rounding(bits: float, seed: int) -> tuple[Keys, float]:
-        plan = key_plan(bench.q, bench.k, bits, policy, keys=keys, seed=seed, **options)
-        return roundtrip(bench.judged_k, plan, start=bench.half), plan.key_bits_per_value(CONTEXT)
+        plan = key_plan(bench.q, bench.k, bits, policy, keys=keys, seed=seed, start=bench.start, **options)
+        return roundtrip(bench.judged_k, plan, start=bench.judged_start), plan.key_bits_per_value(CONTEXT)
 
     return rounding
 
@@ -182,30 +191,36 @@ def within_bytes(bench: Bench, rounding: Rounding, budget: float, seeds: tuple[i
     return measure(bench, rounding, low / 64, seeds)
 
 
-def run(bench: Bench) -> list[dict[str, Any]]:
+def run(path: Path) -> list[dict[str, Any]]:
     """Fill all tables."""
-    uniform, other = uniform_peers(bench), other_peers(bench)
-    formats = our_formats(bench)
-    rules = {**uniform, **other, **{name: ours(bench, keys) for name, keys in formats.items()}}
-    kinds = {name: "uniform" if name in uniform else "other" if name in other else "mvquant" for name in rules}
-    rows: list[dict[str, Any]] = []
-    for name, rounding in rules.items():
-        seeds = SEEDS if name in other else SEEDS[:1]
-        for bits in BITS:
-            found = {
-                "bits": measure(bench, rounding, bits, seeds),
-                "bytes": within_bytes(bench, rounding, bits, seeds),
-                "window": measure(bench, rounding, bits, seeds, WINDOW),
-            }
-            for table, row in found.items():
-                if row is not None:
-                    rows.append({"table": table, "method": name, "kind": kinds[name], "budget": bits, **row})
-    default = formats["mvquant per channel, chunks of 32, 8-bit scales"]
+    bench, mirror = Bench(path), Bench(path, mirrored=True, sinks=1)
+    rows = [*quantized_cache_rows(bench), *quantizer_rows(bench, ("bits", "bytes", "window"))]
+    rows += quantizer_rows(mirror, ("bits", "bytes"), MIRRORED)
+    rows += quantizer_rows(Bench(path, mirrored=True), ("bits",), SINK_ROUNDED)
+    default = our_formats(bench)["mvquant per channel, chunks of 32, 8-bit scales"]
     for policy in get_args(KeyPolicy):
-        for bits in (2.25, 2.5):
+        for bits in (2.0, 2.25, 2.5):
             row = measure(bench, ours(bench, default, policy), bits, SEEDS if policy == "random" else SEEDS[:1])
             rows.append({"table": "policies", "method": policy, "kind": "mvquant", "budget": bits, **row})
     return rows
+
+
+def quantizer_rows(bench: Bench, tables: tuple[str, ...], ending: str = "") -> Iterator[dict[str, Any]]:
+    """Judge every quantizer at every budget; `ending` is added to the names of tables."""
+    uniform, other = uniform_peers(bench), other_peers(bench)
+    rules = {**uniform, **other, **{name: ours(bench, keys) for name, keys in our_formats(bench).items()}}
+    kinds = {name: "uniform" if name in uniform else "other" if name in other else "mvquant" for name in rules}
+    for name, rounding in rules.items():
+        seeds = SEEDS if name in other else SEEDS[:1]
+        for bits in BITS:
+            judges = {
+                "bits": lambda r=rounding, b=bits, s=seeds: measure(bench, r, b, s),
+                "bytes": lambda r=rounding, b=bits, s=seeds: within_bytes(bench, r, b, s),
+                "window": lambda r=rounding, b=bits, s=seeds: measure(bench, r, b, s, WINDOW),
+            }
+            for table in tables:
+                if (row := judges[table]()) is not None:
+                    yield {"table": table + ending, "method": name, "kind": kinds[name], "budget": bits, **row}
 
 
 def quantized_cache_rows(bench: Bench) -> list[dict[str, Any]]:
@@ -224,32 +239,46 @@ def quantized_cache_rows(bench: Bench) -> list[dict[str, Any]]:
     return rows
 
 
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
 def main() -> None:
     """Measure, save, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    bench = Bench(arguments.folder / STATES)
-    rows = [*quantized_cache_rows(bench), *run(bench)]
+    rows = run(arguments.folder / STATES)
     results = {
         "date": datetime.now(UTC).date().isoformat(),
         "command": "python -m benchmarks.attention DIR",
-        "states": {"file": STATES, "sha256": bench.hash, "heads": 32, "calibration_tokens": 33, "judged_tokens": 33},
+        "states": {
+            "file": STATES,
+            "sha256": Bench(arguments.folder / STATES).hash,
+            "heads": 32,
+            "calibration_tokens": 33,
+            "judged_tokens": 33,
+            "sinks_in_full_precision_if_mirrored": 1,
+        },
         "context_for_bytes": CONTEXT,
         "window": WINDOW,
         "not_installed": [backend for backend in BACKEND_BITS if not installed(backend)],
         "seeds": SEEDS,
         "versions": {
-            **{name: version(name) for name in ("mvquant", "torch", "safetensors")},
+            **{name: _version(name) for name in PACKAGES},
             "python": platform.python_version(),
         },
         "aims": aims(rows),
         "rows": rows,
     }
     arguments.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    for table in ("bits", "bytes", "window", "policies"):
+    for table in dict.fromkeys(row["table"] for row in rows):
         print(f"\n{table}\n\n{table_markdown(results, table)}")
+    print(f"\naims\n\n{aims_markdown(results)}")
 
 
 if __name__ == "__main__":

@@ -48,8 +48,8 @@ def unrotate(
     turned = states.float()
     before = turned.clone()
     scaling = cos.square() + sin.square()
-    before[..., first] = (turned[..., first] * cos + turned[..., second] * sin) / scaling
-    before[..., second] = (turned[..., second] * cos - turned[..., first] * sin) / scaling
+    before[..., first].mul_(cos).add_(turned[..., second] * sin).div_(scaling)
+    before[..., second].mul_(cos).sub_(turned[..., first] * sin).div_(scaling)
     return before
 
 

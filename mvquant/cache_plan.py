@@ -116,13 +116,16 @@ class CachePlan(_Data):
                 tables of measured means and deviations, which are there once. With it: the average over the
                 context, half a chunk that waits for its last token included.
         """
-        chunk = sum(self.key_chunk_bytes(layer) for layer in self.layers) / self.keys.chunk
-        return self._per_value(chunk, context, waiting=(self.keys.chunk - 1) / 2, tables=self.table_bytes)
+        packed = [self.key_chunk_bytes(layer) / self.keys.chunk for layer in self.layers]
+        rounded = [any(width < 16 for head in layer.heads for width in head.bits) for layer in self.layers]
+        waiting = (self.keys.chunk - 1) / 2
+        return self._per_value(packed, rounded, context, waiting, self.table_bytes)
 
     def value_bits_per_value(self, context: int | None = None) -> float:
-        """Bits of a cached V value with everything counted; see `key_bits_per_value`."""
-        token = sum(self.values.token_bytes(len(layer.heads), self.head_dim, self.float_bits) for layer in self.layers)
-        return self._per_value(token, context, waiting=(self.keys.chunk - 1) / 2, tables=0)
+        """Bits of a cached V value with everything counted; V waits for no chunk. See `key_bits_per_value`."""
+        packed = [self.values.token_bytes(len(layer.heads), self.head_dim, self.float_bits) for layer in self.layers]
+        rounded = [self.values.bits < 16] * len(self.layers)
+        return self._per_value(packed, rounded, context, waiting=0, tables=0)
 
     @property
     def table_bytes(self) -> int:
@@ -133,13 +136,25 @@ class CachePlan(_Data):
         """Write the plan as JSON."""
         path.write_text(self.model_dump_json(exclude_defaults=True) + "\n", encoding="utf-8")
 
-    def _per_value(self, token_bytes: float | int, context: int | None, waiting: float, tables: int) -> float:
-        values = sum(len(layer.heads) for layer in self.layers) * self.head_dim
+    def _per_value(
+        self,
+        packed: Sequence[float | int],
+        rounded: Sequence[bool],
+        context: int | None,
+        waiting: float | int,
+        tables: int,
+    ) -> float:
+        """Bits of a value, from the bytes of a packed token in every layer, and whether the layer rounds at all."""
+        values = [len(layer.heads) * self.head_dim for layer in self.layers]
         if context is None:
-            return token_bytes * 8 / values
-        full = min(float(context), self.sinks + self.window + waiting)
-        whole = full * values * self.float_bits / 8 + (context - full) * token_bytes + tables
-        return whole * 8 / (context * values)
+            return sum(packed) * 8 / sum(values)
+        exact = min(float(context), self.window + waiting)
+        held = float(tables)
+        for size, token_bytes, rounds in zip(values, packed, rounded, strict=True):
+            # sinks lie in chunks like all others, and beside them as they came
+            unrounded = exact + self.sinks if rounds else 0
+            held += unrounded * size * self.float_bits / 8 + (context - (exact if rounds else 0)) * token_bytes
+        return held * 8 / (context * sum(values))
 
     def _scale_bytes(self, layer: LayerKeys) -> int:
         quantized = [[width for width in self.dim_bits(head) if width < 16] for head in layer.heads]

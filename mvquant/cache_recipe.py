@@ -33,7 +33,9 @@ class KeyCache(_Data):
     """How many bits K gets, which RoPE pairs get more of them, and where scales come from.
 
     The default format stores nothing but the integers: the scale of every channel is measured beforehand, before RoPE.
-    Of the formats in `benchmarks/results/attention.json` it loses least at the same bytes.
+    Where keys are like those of the calibration it loses little; it cannot hold a token that is unlike them all, as an
+    attention sink in the middle of a text (tables "mirrored" of `benchmarks/results/attention.json`). Scales per
+    channel can.
     """
 
     bits: float = UNROUNDED

@@ -62,7 +62,7 @@ def test_bits_per_value_count_scales_and_what_waits_in_full_precision():
     expected = (waiting * 16 + (1000 - waiting) * 3) / 1000
     assert plan.key_bits_per_value(context=1000) == pytest.approx(expected)
     longer = plan.model_copy(update={"sinks": 4, "window": 64})
-    expected = ((waiting + 68) * 16 + (1000 - waiting - 68) * 3) / 1000
+    expected = ((waiting + 64 + 4) * 16 + (1000 - waiting - 64) * 3) / 1000  # sinks are there twice
     assert longer.key_bits_per_value(context=1000) == pytest.approx(expected)
 
 
@@ -76,7 +76,18 @@ def test_bits_per_value_of_tables_vanish_with_context():
 
 
 def test_a_short_context_is_all_in_full_precision():
-    assert plan_of((2, 2, 2, 2), sinks=8, keys=KeyFormat(chunk=32)).key_bits_per_value(context=8) == 16
+    plan = plan_of((2, 2, 2, 2), window=8, keys=KeyFormat(chunk=32), values=ValueFormat(bits=4))
+    assert (plan.key_bits_per_value(context=8), plan.value_bits_per_value(context=8)) == (16, 16)
+
+
+def test_values_do_not_wait_for_the_chunks_of_keys():
+    plan = plan_of((2, 2, 2, 2), keys=KeyFormat(chunk=32), values=ValueFormat(bits=4, group_size=-1))
+    assert plan.value_bits_per_value(context=1000) == plan.value_bits_per_value() == 4 + 32 / 8
+
+
+def test_what_is_not_rounded_has_no_sinks_beside_it():
+    plan = plan_of((16,) * 4, sinks=4, window=9, keys=KeyFormat(chunk=32))
+    assert (plan.key_bits_per_value(context=100), plan.value_bits_per_value(context=100)) == (16, 16)
 
 
 def test_values_count_their_scales():

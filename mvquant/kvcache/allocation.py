@@ -61,21 +61,29 @@ def _best_step(item: int, level: int, errors: Sequence[float], widths: Sequence[
 def ranked_bits(ranking: Sequence[int], average: float, protected: float, most: int) -> list[int]:
     """Give whole bits to all pairs, and what is left of the budget to the first in a ranking.
 
-    The first `protected` share of the ranking gets bit after bit in turn; what that cannot hold goes to the next.
+    The first `protected` share of the ranking gets bit after bit in turn; what that cannot hold goes to the next. Each
+    of the share gets one bit more at least: what the budget has not left for it, as at a whole average, the last in the
+    ranking give up, a bit each, as long as they keep one.
 
     Args:
         ranking: pairs of a head, most wanted first.
         average: bits of a pair on average.
-        protected: share of the pairs that are protected together.
+        protected: share of the pairs that are protected together; 1 to prefer nobody.
         most: bits that no pair exceeds.
 
     >>> ranked_bits([2, 0, 1, 3], average=2.5, protected=0.25, most=8)
     [2, 2, 4, 2]
+    >>> ranked_bits([2, 0, 1, 3], average=2.0, protected=0.25, most=8)
+    [2, 2, 3, 1]
     """
     base = min(math.floor(average), most)
     bits = [base] * len(ranking)
     left = math.floor((average - base) * len(ranking) + 1e-9)
     size = max(1, round(protected * len(ranking)))
+    lacking = max(size - left, 0) if 1 < base < most else 0
+    for pair in ranking[size:][::-1][:lacking]:
+        bits[pair] -= 1
+        left += 1
     for start in range(0, len(ranking), size):
         together = ranking[start : start + size]
         for _ in range(base, most):

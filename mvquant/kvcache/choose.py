@@ -1,7 +1,7 @@
 """Choosing the bits of every pair of K: from the states of one layer, or from a model's calibration statistics."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal, get_args
 
@@ -14,7 +14,7 @@ from mvquant.attention_states import unrotate
 from mvquant.cache_formats import KeyFormat, ValueFormat
 from mvquant.cache_plan import CachePlan, HeadKeys, LayerKeys
 from mvquant.cache_recipe import KeyPolicy, Scope
-from mvquant.errors import PlanError, UnknownNameError, UnsupportedModelError
+from mvquant.errors import CalibrationError, PlanError, UnknownNameError, UnsupportedModelError
 from mvquant.heads import RotaryLayout
 from mvquant.kvcache.allocation import even_ranking, least_error_bits, ranked_bits
 from mvquant.kvcache.measure import (
@@ -34,7 +34,7 @@ WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8)
 """Bits that a pair may get."""
 
 DEFAULT_KEYS = KeyFormat(scales="channel", chunk=32, scale_bits=8)
-"""The format of `key_plan`: the least error at the same bits, see `benchmarks/results/attention.json`."""
+"""The format of `key_plan`: of little error at the same bits, see `benchmarks/results/attention.json`."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,10 @@ def key_plan(
         q: queries after RoPE; one text.
         k: keys after RoPE.
         average_bits: budget per value of K, scales aside; no layer exceeds it.
-        policy: how bits are chosen. `sensitivity` gives them where they remove most error of the logits; the
-            others give every pair the whole bits of the budget, and the rest of it to the pairs they rank first:
-            `massive` those with the most energy of K, `slow-pairs` the slowest, and so on.
+        policy: how bits are chosen. `sensitivity` gives them where they remove most error of the logits; `none` as
+            evenly as whole bits allow. The others give every pair the whole bits of the budget, and the rest of it to
+            the pairs they rank first: `massive` those with the most energy of K, `slow-pairs` the slowest, and so on.
+            Where there is no rest, as at 2 bits, those they rank last give up a bit each (see `ranked_bits`).
         keys: the format. A pre-RoPE one needs `inv_freq`.
         scope: the pairs that compete for the bits: those of a head, or all of the layer.
         widths: that `sensitivity` may use, rising.
@@ -107,19 +108,21 @@ def key_plan(
 
     Raises:
         CalibrationError: Q and K do not belong together.
-        PlanError: a budget below the smallest width everywhere, or a pre-RoPE format without frequencies.
-        UnknownNameError: no such policy.
+        PlanError: a budget below the smallest width everywhere, dims that cannot be pairs, or a pre-RoPE format without
+            the frequencies of all pairs.
+        UnknownNameError: no such policy, scope or layout.
     """
+    _check_names(policy, scope, layout)
     shape = _Shape(k.shape[-1], k.shape[-1] if rotary_dim is None else rotary_dim, layout)
-    budget = Budget(float(average_bits), scope, widths, protected, seed)
-    _check(policy, budget)
+    _check_shape(q, k, shape, sinks)
+    budget = _budget(policy, Budget(float(average_bits), scope, widths, protected, seed))
     q, k = (_at_stage(states[sinks:], keys, shape, start + sinks) for states in (q, k))
     moments = moments_of_states(q, k)
     errors = measured_errors(moments, k, widths, shape.rotary_dim, layout, max(keys.chunk, 32))
     energy = by_pair(moments.key_energy, shape.rotary_dim, layout)
     rankings = _rankings(policy, [energy], budget)
     bits = _bits([errors], rankings, budget)
-    return _plan([bits[0]], [moments], keys, shape, policy=_described(policy, budget), sinks=sinks)
+    return _plan(bits, [moments], keys, shape, policy=_described(policy, budget, bits), sinks=sinks)
 
 
 def key_plan_from_stats(
@@ -144,17 +147,17 @@ def key_plan_from_stats(
         CalibrationError: statistics of another model.
         PlanError: a budget below the smallest width everywhere.
         UnsupportedModelError: a family without RoPE, or layers of different shapes.
-        UnknownNameError: no such policy.
+        UnknownNameError: no such policy or scope.
     """
+    _check_names(policy, scope)
     require_fit(stats, view)
     shape = _shape_of(view)
-    budget = Budget(float(average_bits), scope, widths, protected, seed)
-    _check(policy, budget)
+    budget = _budget(policy, Budget(float(average_bits), scope, widths, protected, seed))
     moments = [moments_of_stats(layer, keys.stage) for layer in stats.layers]
     errors = [expected_errors(each, widths, shape.rotary_dim, shape.layout) for each in moments]
     heads = [heads_of(view, attention, "k", stats.layers[i]) for i, attention in enumerate(view.attentions)]
     bits = _bits(errors, _model_rankings(policy, heads, shape, budget), budget)
-    plan = _plan(bits, moments, keys, shape, policy=_described(policy, budget), sinks=sinks)
+    plan = _plan(bits, moments, keys, shape, policy=_described(policy, budget, bits), sinks=sinks)
     return plan.model_copy(update={"values": values, "window": window, "float_bits": float_bits})
 
 
@@ -193,8 +196,8 @@ def _bits(
 ) -> list[list[list[int]]]:
     """Bits of every layer, head and pair."""
     if rankings is not None:
-        average, protected = budget.average_bits, budget.protected
-        return [[ranked_bits(order, average, protected, WIDTHS[-1]) for order in layer] for layer in rankings]
+        average = budget.average_bits
+        return [[ranked_bits(order, average, budget.protected, WIDTHS[-1]) for order in layer] for layer in rankings]
     groups = {
         "head": [head for layer in errors for head in layer],
         "layer": [layer.flatten(0, 1) for layer in errors],
@@ -238,22 +241,45 @@ def _at_stage(
 ) -> Float[Tensor, "seq any_head head_dim"]:
     if keys.stage == "post-rope":
         return states
-    if not keys.inv_freq:
-        raise PlanError("a pre-RoPE format needs inv_freq, so that states after RoPE can be turned back")
+    if len(keys.inv_freq) != shape.rotary_dim // 2:
+        message = (
+            f"a pre-RoPE format needs inv_freq, so that states after RoPE can be turned back: {len(keys.inv_freq)}"
+        )
+        raise PlanError(f"{message} frequencies for {shape.rotary_dim // 2} RoPE pairs")
     turns = angles(torch.tensor(keys.inv_freq), start, len(states))
     before = unrotate(states.transpose(0, 1).unsqueeze(0), *turns, shape.rotary_dim, shape.layout)
     return before[0].transpose(0, 1)
 
 
-def _check(policy: str, budget: Budget) -> None:
-    if policy not in get_args(KeyPolicy):
-        raise UnknownNameError("policy for K", policy, get_args(KeyPolicy))
+def _check_names(policy: str, scope: str, layout: str = "half-split") -> None:
+    kinds = (("policy for K", policy, KeyPolicy), ("scope", scope, Scope), ("layout", layout, RotaryLayout))
+    for what, name, known in kinds:
+        if name not in get_args(known):
+            raise UnknownNameError(what, name, get_args(known))
+
+
+def _check_shape(q: Tensor, k: Tensor, shape: _Shape, sinks: int) -> None:
+    if q.ndim != 3 or k.ndim != 3:
+        message = f"q {tuple(q.shape)} and k {tuple(k.shape)} are not [seq, heads, head_dim]"
+        raise CalibrationError(f"{message}: give the states of one text, without a batch")
+    if shape.head_dim % 2 or shape.rotary_dim % 2 or not 0 <= shape.rotary_dim <= shape.head_dim:
+        message = f"rotary_dim {shape.rotary_dim} and head_dim {shape.head_dim} must be even"
+        raise PlanError(f"{message}, and rotary_dim from 0 to head_dim")
+    if sinks < 0:
+        raise PlanError(f"sinks: {sinks} tokens; choose 0 or more")
+
+
+def _budget(policy: str, budget: Budget) -> Budget:
+    """Check a budget; whoever prefers no pair protects all alike."""
     widths = budget.widths
     if not widths or list(widths) != sorted(set(widths)) or not set(widths) <= {*WIDTHS, 16}:
         raise PlanError(f"widths {list(widths)} must rise, and be of 1 to 8 bits or 16")
     if not widths[0] <= budget.average_bits <= 16:
         message = f"average_bits {budget.average_bits:g} is below what {widths[0]} bit(s) per pair need, or above 16"
         raise PlanError(f"{message}: choose {widths[0]} to 8")
+    if not 0 < budget.protected <= 1:
+        raise PlanError(f"protected {budget.protected:g} is no share of the pairs: choose more than 0, and 1 at most")
+    return replace(budget, protected=1.0) if policy == "none" else budget
 
 
 def _shape_of(view: ModelView) -> _Shape:
@@ -265,5 +291,8 @@ def _shape_of(view: ModelView) -> _Shape:
     return shapes.pop()
 
 
-def _described(policy: str, budget: Budget) -> str:
-    return f"{policy}, {budget.average_bits:g} bits, per {budget.scope}"
+def _described(policy: str, budget: Budget, bits: list[list[list[int]]]) -> str:
+    chosen = policy != "none" and len(budget.widths) > 1
+    alike = chosen and len({width for layer in bits for head in layer for width in head}) == 1
+    note = ": all pairs alike, nothing is protected" if alike else ""
+    return f"{policy}, {budget.average_bits:g} bits, per {budget.scope}{note}"

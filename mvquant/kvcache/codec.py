@@ -5,7 +5,7 @@ reorders beams by indexing; the past is never encoded again. Dim 1 is 1: the hea
 because they may have different bits.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int64
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mvquant.cache_plan import CachePlan, LayerKeys
 from mvquant.errors import PlanError
-from mvquant.kvcache.grids import ChannelGrid, Grid, Parts, TokenGrid, static_grid, tops
+from mvquant.kvcache.grids import ChannelGrid, Grid, Parts, static_grid, token_grid, tops
 from mvquant.kvcache.packing import Piece, pack, pieces_of, unpack
 
 States = Float[Tensor, "batch head tokens head_dim"]
@@ -28,11 +28,22 @@ class Channels:
     coded: Int64[Tensor, " coded"]
     """Flat indices `head * head_dim + dim`, widest first."""
     kept: Int64[Tensor, " kept"]
+    places: Int64[Tensor, " channel"] | None
+    """Where each (head, dim) lies among the coded and then the kept; None if they are in order."""
     pieces: tuple[Piece, ...]
+
+    def in_order(self, values: list[Float[Tensor, "..."]]) -> Float[Tensor, "*rows channel"]:
+        """Put the coded and the kept, whichever there are, in the order of heads and dims."""
+        rows = values[0] if len(values) == 1 else torch.cat([each.float() for each in values], dim=-1)
+        if self.places is None:
+            return rows
+        # rows of 32-bit numbers are what torch gathers fastest
+        return rows.flatten(0, -2).index_select(1, self.places).view(rows.shape)
 
     def to(self, device: torch.device) -> "Channels":
         """The same with its indices on a device."""
-        return Channels(self.heads, self.head_dim, self.coded.to(device), self.kept.to(device), self.pieces)
+        moved = {name: getattr(self, name).to(device) for name in ("coded", "kept")}
+        return replace(self, places=None if self.places is None else self.places.to(device), **moved)
 
 
 class Codec:
@@ -95,15 +106,15 @@ class Codec:
         """Return the states that parts stand for."""
         any_part = next(iter(parts.values()))
         self._move(any_part.device)
-        batch, _, chunks, _ = any_part.shape
         channels = self._channels
-        rows = any_part.new_empty((batch, 1, chunks, self.chunk, channels.heads * channels.head_dim), dtype=dtype)
-        if len(channels.kept):
-            rows[..., channels.kept] = parts["kept"].unflatten(-1, (self.chunk, -1)).to(dtype)
+        rows: list[Tensor] = []
         if self._grid is not None:
             integers = unpack(parts["codes"], channels.pieces, self.chunk, len(channels.coded))
-            rows[..., channels.coded] = self._grid.decode(integers, parts).to(dtype)
-        return rows.view(batch, chunks * self.chunk, channels.heads, channels.head_dim).transpose(1, 2)
+            rows.append(self._grid.decode(integers, parts))
+        if len(channels.kept):
+            rows.append(parts["kept"].unflatten(-1, (self.chunk, -1)))
+        states = channels.in_order(rows).to(dtype)
+        return states.flatten(1, 3).unflatten(-1, (channels.heads, channels.head_dim)).transpose(1, 2)
 
     def _columns(self) -> dict[str, tuple[int, torch.dtype]]:
         """Columns and dtype of every part."""
@@ -143,7 +154,6 @@ def key_codec(plan: CachePlan, layer: int, dtype: torch.dtype = torch.bfloat16) 
         PlanError: the plan has no such layer.
 
     >>> from mvquant.cache_formats import KeyFormat
-    >>> from mvquant.cache_formats import KeyFormat
     >>> from mvquant.cache_plan import HeadKeys
     >>> heads = (HeadKeys(bits=(8, 2)),)
     >>> layers = (LayerKeys(layer=0, heads=heads),)
@@ -168,8 +178,8 @@ def value_codec(plan: CachePlan, layer: int, dtype: torch.dtype = torch.bfloat16
     groups = heads * plan.values.groups(plan.head_dim)
     if not groups:
         return Codec(channels, None, 1, dtype)
-    group = channels.coded // (len(widths) // groups)
-    return Codec(channels, TokenGrid(tops(widths), group, groups), 1, dtype)
+    size = len(widths) // groups
+    return Codec(channels, token_grid(widths, [index // size for index in range(len(widths))]), 1, dtype)
 
 
 def _layer(plan: CachePlan, layer: int) -> LayerKeys:
@@ -182,9 +192,14 @@ def _layer(plan: CachePlan, layer: int) -> LayerKeys:
 def _channels(widths: list[int], heads: int, head_dim: int) -> Channels:
     coded = sorted((index for index, width in enumerate(widths) if width < 16), key=lambda index: -widths[index])
     kept = [index for index, width in enumerate(widths) if width >= 16]
-    pieces = pieces_of([widths[index] for index in coded])
+    order = torch.tensor([*coded, *kept])
     return Channels(
-        heads, head_dim, torch.tensor(coded, dtype=torch.int64), torch.tensor(kept, dtype=torch.int64), pieces
+        heads,
+        head_dim,
+        coded=torch.tensor(coded, dtype=torch.int64),
+        kept=torch.tensor(kept, dtype=torch.int64),
+        places=order.argsort() if coded + kept != sorted(coded + kept) else None,
+        pieces=pieces_of([widths[index] for index in coded]),
     )
 
 
@@ -196,7 +211,7 @@ def _key_grid(plan: CachePlan, keys: LayerKeys, widths: list[int], channels: Cha
     if plan.keys.scales == "token":
         names = [(index // plan.head_dim, widths[index]) for index in coded]
         order = {name: number for number, name in enumerate(dict.fromkeys(names))}
-        return TokenGrid(tops(sorted_widths), torch.tensor([order[name] for name in names]), len(order))
+        return token_grid(sorted_widths, [order[name] for name in names])
     if not plan.keys.measured:
         return ChannelGrid(tops(sorted_widths))
     center, spread = (

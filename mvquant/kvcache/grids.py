@@ -4,7 +4,9 @@ Each grid turns float32 values `[batch, 1, chunks, tokens, channels]` into small
 them, and back. The second axis is 1: channels are those of all KV heads of a layer, sorted by width, widest first.
 """
 
+from collections import Counter
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -74,7 +76,9 @@ class StaticGrid:
         ), {}
 
     def decode(self, integers: Integers, parts: Parts) -> Values:  # noqa: ARG002, D102
-        return self.levels[integers + self.start].mul_(self.spread).add_(self.center)
+        # a look-up in a flat table by 32-bit integers is what torch does fastest
+        levels = self.levels.index_select(0, (integers + self.start).flatten()).view(integers.shape)
+        return levels.mul_(self.spread).add_(self.center)
 
     def to(self, device: torch.device) -> "StaticGrid":  # noqa: D102
         moved = {name: getattr(self, name).to(device) for name in ("center", "spread", "levels", "start")}
@@ -133,7 +137,7 @@ class ChannelGrid:
     def _stored(self, offset: Tensor, step: Tensor) -> Parts:
         if self.center is None or self.spread is None:
             return {"offset": _half(offset).squeeze(-2), "step": _half(step).squeeze(-2)}
-        place = (offset - self.center) / self.spread * _PLACES + _MIDDLE
+        place = torch.asinh((offset - self.center) / self.spread / 2) * _PLACES + _MIDDLE
         size = torch.log2(step / self.spread) * _SIZES + _UNIT
         return {name: _byte(code).squeeze(-2) for name, code in (("offset", place), ("step", size))}
 
@@ -141,15 +145,17 @@ class ChannelGrid:
         offset, step = (parts[name].unsqueeze(-2).float() for name in ("offset", "step"))
         if self.center is None or self.spread is None:
             return offset, step
-        return self.center + self.spread * (offset - _MIDDLE) / _PLACES, self.spread * torch.exp2(
-            (step - _UNIT) / _SIZES
-        )
+        place = 2 * torch.sinh((offset - _MIDDLE) / _PLACES)
+        return self.center + self.spread * place, self.spread * torch.exp2((step - _UNIT) / _SIZES)
 
 
-_PLACES, _MIDDLE = 16, 128
-"""8-bit offsets: in sixteenths of a channel's deviation, up to 8 deviations to either side of its mean."""
-_SIZES, _UNIT = 16, 200
-"""8-bit steps: sixteenths of an octave, from 2^-12.5 to 2^3.4 deviations."""
+_PLACES, _MIDDLE = 32, 128
+"""8-bit offsets: near a channel's mean in sixteenths of its deviation, then ever wider apart, up to 53 deviations.
+
+Tokens that serve as attention sinks lie that far from all others, and may stand anywhere.
+"""
+_SIZES, _UNIT = 16, 160
+"""8-bit steps: sixteenths of an octave, from 2^-10 to 2^5.9 deviations."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +164,14 @@ class TokenGrid:
 
     top: Float32[Tensor, " channels"]
     group: Int64[Tensor, " channels"]
-    groups: int
+    """Number of each channel's group, rising."""
+    runs: tuple[tuple[int, int], ...]
+    """Neighbouring groups of one size, as (groups, channels in each)."""
+
+    @property
+    def groups(self) -> int:
+        """How many there are."""
+        return sum(count for count, _ in self.runs)
 
     def stored(self) -> dict[str, tuple[int, torch.dtype]]:  # noqa: D102
         return {"offset": (self.groups, torch.float16), "step": (self.groups, torch.float16)}
@@ -171,11 +184,17 @@ class TokenGrid:
         return _round(values, offset, step, self.top).to(torch.uint8), parts
 
     def decode(self, integers: Integers, parts: Parts) -> Values:  # noqa: D102
-        offset, step = self._read(parts)
-        return integers.float().mul_(step).add_(offset)
+        values = integers.float()
+        channel = group = 0
+        for count, size in self.runs:
+            run = values[..., channel : channel + count * size].unflatten(-1, (count, size))
+            offset, step = (parts[name][..., None, group : group + count, None].float() for name in ("offset", "step"))
+            run.mul_(step).add_(offset)
+            channel, group = channel + count * size, group + count
+        return values
 
     def to(self, device: torch.device) -> "TokenGrid":  # noqa: D102
-        return TokenGrid(self.top.to(device), self.group.to(device), self.groups)
+        return TokenGrid(self.top.to(device), self.group.to(device), self.runs)
 
     def _extreme(self, values: Values, reduce: str) -> Tensor:
         found = values.new_zeros((*values.shape[:-1], self.groups))
@@ -184,6 +203,17 @@ class TokenGrid:
     def _read(self, parts: Parts) -> tuple[Tensor, Tensor]:
         offset, step = (parts[name].unsqueeze(-2).float()[..., self.group] for name in ("offset", "step"))
         return offset, step
+
+
+def token_grid(widths: list[int], groups: list[int]) -> TokenGrid:
+    """Make the grid of channels with these widths, each in a group; groups are numbered upwards, without gaps.
+
+    >>> token_grid([4, 4, 4, 4, 2], groups=[0, 0, 1, 1, 2]).runs
+    ((2, 2), (1, 1))
+    """
+    sizes = Counter(groups).values()
+    runs = tuple((len(list(same)), size) for size, same in groupby(sizes))
+    return TokenGrid(tops(widths), torch.tensor(groups), runs)
 
 
 def _fit(values: Values, top: Float32[Tensor, " channels"]) -> tuple[Tensor, Tensor]:

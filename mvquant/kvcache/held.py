@@ -16,7 +16,7 @@ from torch import Tensor
 from mvquant.kvcache.keeping import HeldBytes, Keeping, RowStarts
 from mvquant.kvcache.store import PackedStore, Parts
 
-DECODE_BLOCK = 1 << 20
+DECODE_BLOCK = 1 << 19
 """States decoded at once on the CPU, so that what the codec makes on the way stays in the processor's cache."""
 
 

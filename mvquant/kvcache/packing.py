@@ -1,8 +1,10 @@
 """Dense packing of integers of 1 to 8 bits into bytes, many channels of different widths together.
 
 An integer is cut into pieces of 8, 4, 2 and 1 bits (5 = 4 + 1), largest piece in its low bits. Pieces of one size lie
-together, filled up to whole bytes: so a byte holds 1, 2, 4 or 8 of them, and no integer straddles two bytes.
-`mvquant.quant.packing` keeps one width for whole rows of 32-bit words instead; here widths differ within a row.
+together, filled up to whole bytes: so a byte holds 1, 2, 4 or 8 of them, and no integer straddles two bytes. Bytes
+hold pieces that lie far apart, the first ones in their low bits, so that all pieces of one field are neighbours and
+unpacking moves long runs. `mvquant.quant.packing` keeps one width for whole rows of 32-bit words instead; here widths
+differ within a row.
 """
 
 from dataclasses import dataclass
@@ -79,12 +81,15 @@ def unpack(
     >>> unpack(torch.tensor([9, 29, 1], dtype=torch.uint8), pieces_of([4, 3, 3, 2]), tokens=1, channels=4).tolist()
     [[9, 5, 3, 1]]
     """
-    integers = packed.new_zeros((*packed.shape[:-1], tokens, channels))
+    integers = packed.new_empty((*packed.shape[:-1], tokens, channels))
     start = 0
     for piece in pieces:
         size = piece.bytes(tokens)
         loose = _spread(packed[..., start : start + size], piece.bits)[..., : tokens * piece.channels]
-        _place(integers, loose.unflatten(-1, (tokens, piece.channels)), piece)
+        loose = loose.unflatten(-1, (tokens, piece.channels))
+        if len(pieces) == 1:
+            return loose
+        _place(integers, loose, piece)
         start += size
     return integers
 
@@ -97,22 +102,27 @@ def _cut(integers: UInt8[Tensor, "*rows tokens channels"], piece: Piece) -> UInt
 def _place(
     integers: UInt8[Tensor, "*rows tokens channels"], loose: UInt8[Tensor, "*rows tokens some"], piece: Piece
 ) -> None:
+    """Put a piece into its integers; the largest of each comes first, and has no shift."""
     done = 0
     for start, stop, shift in piece.runs:
-        integers[..., start:stop] |= loose[..., done : done + stop - start] << shift
+        run = loose[..., done : done + stop - start]
+        if shift:
+            integers[..., start:stop] |= run << shift
+        else:
+            integers[..., start:stop] = run
         done += stop - start
 
 
 def _squeeze(loose: UInt8[Tensor, "*rows count"], bits: int) -> UInt8[Tensor, "*rows bytes"]:
-    """Put as many pieces as fit into every byte, the first in its low bits."""
+    """Put as many pieces as fit into every byte: the first ones, one to a byte, in the low bits, and so on."""
     per_byte = 8 // bits
     if per_byte == 1:
         return loose
     missing = -loose.shape[-1] % per_byte
-    fields = nn.functional.pad(loose, (0, missing)).unflatten(-1, (-1, per_byte))
-    packed = fields[..., 0].clone()
+    fields = nn.functional.pad(loose, (0, missing)).unflatten(-1, (per_byte, -1))
+    packed = fields[..., 0, :].clone()
     for field in range(1, per_byte):
-        packed |= fields[..., field] << field * bits
+        packed |= fields[..., field, :] << field * bits
     return packed
 
 
@@ -121,4 +131,4 @@ def _spread(packed: UInt8[Tensor, "*rows bytes"], bits: int) -> UInt8[Tensor, "*
     if bits == 8:
         return packed
     mask = (1 << bits) - 1
-    return torch.stack([packed >> shift & mask for shift in range(0, 8, bits)], dim=-1).flatten(-2)
+    return torch.cat([packed >> shift & mask for shift in range(0, 8, bits)], dim=-1)

@@ -26,8 +26,9 @@ def roundtrip(k: HeadStates, plan: CachePlan, layer: int = 0, start: int = 0) ->
         start: position of the first key; of pre-RoPE plans only, whose `inv_freq` must be set.
 
     Raises:
-        PlanError: keys of other heads, no such layer, or a pre-RoPE plan without frequencies.
+        PlanError: keys of other heads or with a batch, no such layer, or a pre-RoPE plan without frequencies.
     """
+    _check(k)
     codec = key_codec(plan, layer, k.dtype)
     if plan.keys.stage == "post-rope":
         return _coded(k, codec, plan.sinks)
@@ -42,8 +43,19 @@ def roundtrip(k: HeadStates, plan: CachePlan, layer: int = 0, start: int = 0) ->
 
 
 def value_roundtrip(v: HeadStates, plan: CachePlan, layer: int = 0) -> HeadStates:
-    """Encode and decode V as the cache of `plan` does, sinks aside."""
+    """Encode and decode V as the cache of `plan` does, sinks aside.
+
+    Raises:
+        PlanError: values of other heads or with a batch, or no such layer.
+    """
+    _check(v)
     return _coded(v, value_codec(plan, layer, v.dtype), plan.sinks)
+
+
+def _check(states: Tensor) -> None:
+    if states.ndim != 3:
+        message = f"states of shape {tuple(states.shape)} are not [seq, kv_head, head_dim]"
+        raise PlanError(f"{message}: give those of one text, without a batch")
 
 
 def _coded(states: HeadStates, codec: Codec, sinks: int) -> HeadStates:

@@ -61,6 +61,25 @@ def test_an_eighth_at_two_more_bits_averages_a_quarter():
     assert bits == [4] * 8 + [2] * 56
 
 
+@pytest.mark.parametrize("average", [2, 2.0625, 3, 7.0])
+def test_where_nothing_is_left_the_last_pay_for_the_first(average: float):
+    bits = ranked_bits(list(range(64)), float(average), 0.125, most=8)
+    base, left = int(average), round((average % 1) * 64)
+    assert bits == [base + 1] * 8 + [base] * (48 + left) + [base - 1] * (8 - left)
+    assert sum(bits) == average * 64
+
+
+@pytest.mark.parametrize("average", [1.0, 8.0])
+def test_the_smallest_and_the_largest_width_leave_nothing_to_give(average: float):
+    assert set(ranked_bits(list(range(64)), average, 0.125, most=8)) == {int(average)}
+
+
+@given(st.integers(16, 127).filter(lambda bits: bits % 16 < 15), st.floats(0.01, 1))
+def test_one_more_bit_takes_none_away_within_a_whole_average(budget: int, protected: float):
+    bits, more = (ranked_bits(list(range(16)), total / 16, protected, most=8) for total in (budget, budget + 1))
+    assert all(one <= other for one, other in zip(bits, more, strict=True))
+
+
 def test_an_even_ranking_prefers_no_part_of_the_head():
     bits = ranked_bits(even_ranking(64, 2.5), 2.5, 1.0, most=8)
     assert bits == [3, 2] * 32

@@ -125,6 +125,26 @@ def test_the_bytes_it_holds_are_those_of_the_plan(name: str, dtype: torch.dtype)
     assert held.reserved < held.packed
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_bits_per_cached_value_are_those_of_the_bytes_held(name: str):
+    model = tiny_model("llama", dtype=torch.bfloat16)
+    plan = cache_plan(model, **{"float_bits": 16, **FORMATS[name]})
+    # a chunk has every number of tokens waiting once
+    contexts = range(40, 40 + plan.keys.chunk)
+    held, planned = [0.0, 0.0], [0.0, 0.0]
+    for context in contexts:
+        cache = quantized_kv_cache(model.config, plan)
+        with torch.no_grad():
+            model(tiny_tokens(1, context), past_key_values=cache)
+        values = context * sum(len(layer.heads) for layer in plan.layers) * plan.head_dim
+        for side, role in enumerate(("keys_held", "values_held")):
+            sizes = [getattr(layer, role).nbytes for layer in cache.quantized_layers]
+            held[side] += 8 * sum(size.packed + size.full_precision for size in sizes)
+        planned[0] += plan.key_bits_per_value(context) * values - 8 * plan.table_bytes
+        planned[1] += plan.value_bits_per_value(context) * values
+    assert held == pytest.approx(planned, rel=1e-9)
+
+
 def test_it_takes_a_fraction_of_a_dynamic_cache():
     model = tiny_model("mistral", dtype=torch.bfloat16)
     plan = cache_plan(model, (2,), values=ValueFormat(bits=2), float_bits=16)

@@ -64,6 +64,28 @@ def test_controls_rank_by_speed(policy, first):
     assert all(head.bits == tuple(3 if pair == first else 2 for pair in range(8)) for head in plan.layers[0].heads)
 
 
+@pytest.mark.parametrize(("policy", "first", "last"), [("slow-pairs", 7, 0), ("fast-pairs", 0, 7)])
+def test_at_a_whole_average_the_last_of_a_ranking_pay_for_the_first(policy, first, last):
+    plan = key_plan(*structured_states(), 2, policy)
+    expected = {first: 3, last: 1}
+    assert all(head.bits == tuple(expected.get(pair, 2) for pair in range(8)) for head in plan.layers[0].heads)
+
+
+@pytest.mark.parametrize("average", [2, 2.25, 2.5, 3.75])
+def test_none_prefers_no_pair(average):
+    plan = key_plan(*structured_states(), average, "none")
+    assert plan.average_bits == average
+    assert all(max(head.bits) - min(head.bits) == (average % 1 > 0) for head in plan.layers[0].heads)
+
+
+def test_a_plan_says_if_nothing_is_protected():
+    states = structured_states()
+    says = {(bits, policy): key_plan(*states, bits, policy).policy for bits in (1, 2) for policy in ("massive", "none")}
+    assert says[1, "massive"] == "massive, 1 bits, per layer: all pairs alike, nothing is protected"
+    assert says[2, "massive"] == "massive, 2 bits, per layer"
+    assert says[1, "none"] == "none, 1 bits, per layer"
+
+
 def test_random_pairs_follow_their_seed():
     plans = [key_plan(*structured_states(), 2.25, "random", seed=seed) for seed in (0, 0, 1)]
     assert plans[0] == plans[1] != plans[2]
@@ -117,8 +139,36 @@ def test_bad_input_is_named():
         key_plan(q, k * float("nan"), 2)
     with pytest.raises(PlanError, match="must rise"):
         key_plan(q, k, 2, widths=(2, 1))
+    with pytest.raises(PlanError, match="protected 0 is no share"):
+        key_plan(q, k, 2, "massive", protected=0.0)
+    with pytest.raises(PlanError, match="or above 16: choose 1 to 8"):
+        key_plan(q, k, 17)
     with pytest.raises(UnknownNameError, match="did you mean 'massive'"):
         unwrap(key_plan)(q, k, 2, "masive")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rotary_dim": 7}, "rotary_dim 7 and head_dim 16 must be even"),
+        ({"rotary_dim": 18}, "rotary_dim from 0 to head_dim"),
+        ({"sinks": -1}, "sinks: -1 tokens; choose 0 or more"),
+        ({"scope": "layers"}, "unknown scope 'layers': did you mean 'layer'"),
+        ({"layout": "half"}, "unknown layout 'half'"),
+        ({"keys": KeyFormat(stage="pre-rope", chunk=32, inv_freq=(1.0, 0.5))}, "2 frequencies for 8 RoPE pairs"),
+    ],
+)
+def test_options_that_cannot_be_are_named(options, message):
+    with pytest.raises((PlanError, UnknownNameError), match=message):
+        unwrap(key_plan)(*structured_states(), 2, **options)
+
+
+def test_states_with_a_batch_are_refused():
+    q, k = structured_states()
+    with pytest.raises(CalibrationError, match=r"are not \[seq, heads, head_dim\]: give the states of one text"):
+        unwrap(key_plan)(q[None], k[None], 2)
+    with pytest.raises(PlanError, match=r"are not \[seq, kv_head, head_dim\]: give those of one text"):
+        unwrap(roundtrip)(k[None], key_plan(q, k, 2))
 
 
 @pytest.fixture(scope="module")

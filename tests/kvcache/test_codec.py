@@ -72,6 +72,19 @@ def test_sixteen_bits_keep_states_as_they_are(keys, dtype):
     assert coded(plan_of(keys, (16,) * 8, (16,) * 8), values, dtype).equal(values)
 
 
+@pytest.mark.parametrize("bits", [((3,) * 8, (16,) * 8), ((16,) * 8, (3,) * 8), ((3, 16) * 4, (16, 3) * 4)])
+@pytest.mark.parametrize("keys", FORMATS.values(), ids=FORMATS)
+def test_what_is_kept_and_what_is_packed_find_their_places(keys, bits):
+    values = states()
+    out = coded(plan_of(keys, *bits), values)
+    for head, widths in enumerate(bits):
+        alone = coded(plan_of(keys, widths), values[:, head : head + 1])
+        torch.testing.assert_close(out[:, head : head + 1], alone, rtol=1e-6, atol=1e-6)
+        kept = torch.tensor([pair for pair, width in enumerate(widths) if width == 16] * 2, dtype=torch.long)
+        kept[len(kept) // 2 :] += HEAD_DIM // 2
+        assert out[:, head][..., kept].equal(values[:, head][..., kept])
+
+
 @pytest.mark.parametrize("keys", FORMATS.values(), ids=FORMATS)
 def test_more_bits_leave_less_error(keys):
     values = states()
@@ -132,6 +145,17 @@ def test_channel_grids_are_no_worse_than_the_range():
     errors = [(each - values).square().sum(2) for each in (out, plain)]
     assert bool((errors[0] <= errors[1] * 1.01).all())
     assert float(errors[0].sum()) < 0.8 * float(errors[1].sum())
+
+
+@pytest.mark.parametrize("distance", [5, 17, 40])
+def test_small_scales_hold_a_token_far_from_all_others(distance):
+    values = states(heads=1)
+    values[:, :, 9] += distance * torch.logspace(-1, 1, HEAD_DIM)
+    small, large = (
+        coded(plan_of(KeyFormat(scales="channel", chunk=32, scale_bits=bits), (4,) * 8), values) for bits in (8, 16)
+    )
+    errors = [(out - values).norm() for out in (small, large)]
+    assert errors[0] < 1.1 * errors[1]
 
 
 def test_static_levels_are_those_of_the_normal_distribution():

@@ -1,8 +1,12 @@
 """One layer of the cache, against transformers' own layers."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from mvquant.arch import model_view
@@ -11,7 +15,7 @@ from mvquant.cache_recipe import Prefill
 from mvquant.errors import PlanError, UsageError
 from mvquant.kvcache.codec import key_codec, value_codec
 from mvquant.kvcache.frame import rotary_frame
-from mvquant.kvcache.keeping import AsTheyCome, Keeping
+from mvquant.kvcache.keeping import AsTheyCome, Keeping, RowStarts
 from mvquant.kvcache.layers import LayerKeeping, QuantizedKVLayer
 from tests.kvcache.plans import plan_of_view
 from tests.tiny_models import tiny_config
@@ -28,6 +32,25 @@ def rounding_layer(
     keys = Keeping(key_codec(PLAN, 0, torch.float32), window)
     values = Keeping(value_codec(PLAN, 0, torch.float32), window)
     return QuantizedKVLayer(LayerKeeping(0, keys, values, HEADS, DIMS, sliding_window), prefill)
+
+
+COSTED = {
+    "per token": KeyFormat(scales="token"),
+    "per channel": KeyFormat(scales="channel", chunk=CHUNK),
+    "static before RoPE": KeyFormat(scales="static", stage="pre-rope"),
+}
+
+
+def costed_layer(keys: KeyFormat) -> QuantizedKVLayer:
+    plan = plan_of_view(VIEW, keys=keys)
+    frame = rotary_frame(VIEW.config, VIEW.attentions[0].k, None) if keys.stage == "pre-rope" else None
+    held = Keeping(key_codec(plan, 0, torch.float32), window=4, frame=frame)
+    layer = QuantizedKVLayer(
+        LayerKeeping(0, held, Keeping(value_codec(plan, 0, torch.float32), window=4), HEADS, DIMS), "rounded"
+    )
+    zero = torch.zeros(2, dtype=torch.long)
+    layer.starts = RowStarts(zero, zero)
+    return layer
 
 
 def exact_layer(sliding_window: int | None = None) -> QuantizedKVLayer:
@@ -66,6 +89,49 @@ def test_a_sliding_layer_holds_no_more_than_its_window_and_a_chunk():
         assert layer.keys_held.length - layer.keys_held.first < 20 + CHUNK
     assert max(bytes_held[30:]) <= max(bytes_held[:60])
     assert layer.nbytes.reserved <= layer.nbytes.packed * 2
+
+
+class ValuesMade(TorchDispatchMode):
+    """Counts the values that torch writes, in what every operation returns; views write none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            self.count += sum(each.numel() for each in tree_leaves(result) if isinstance(each, Tensor))
+        return result
+
+
+def values_made(layer: QuantizedKVLayer, columns: int, adding_alone: bool) -> float:
+    """Values written per token while a chunk of tokens comes one by one, `columns` being held already."""
+    layer.update(*random_states(columns))
+    counting = ValuesMade()
+    for keys, values in split(random_states(CHUNK, seed=1), [1] * CHUNK):
+        with counting:
+            if adding_alone:
+                starts = layer._row_starts(keys)
+                for held, states in ((layer.keys_held, keys), (layer.values_held, values)):
+                    held.append(states, starts)
+                    held.pack()
+            else:
+                layer.update(keys, values)
+    return counting.count / CHUNK
+
+
+@pytest.mark.parametrize("keys", COSTED.values(), ids=COSTED)
+def test_the_cost_of_a_token_grows_linearly_with_the_context(keys: KeyFormat):
+    once, twice, four_times = (values_made(costed_layer(keys), size * 512, False) for size in (1, 2, 4))
+    assert four_times - twice == pytest.approx(2 * (twice - once), rel=0.02)
+    assert four_times < 60 * 2 * 2 * HEADS * DIMS * 2048  # so many times the K and V that are read
+
+
+@pytest.mark.parametrize("keys", COSTED.values(), ids=COSTED)
+def test_adding_a_token_costs_the_same_in_any_context(keys: KeyFormat):
+    short, long = (values_made(costed_layer(keys), columns, True) for columns in (512, 4096))
+    assert long == short
 
 
 @pytest.mark.parametrize("window", [0, 5])
