@@ -32,16 +32,15 @@ class _Data(BaseModel):
 class KeyCache(_Data):
     """How many bits K gets, which RoPE pairs get more of them, and where scales come from.
 
-    The default format stores nothing but the integers: the scale of every channel is measured beforehand, before RoPE.
-    Where keys are like those of the calibration it loses little; it cannot hold a token that is unlike them all, as an
-    attention sink in the middle of a text (tables "mirrored" of `benchmarks/results/attention.json`). Scales per
-    channel can.
+    The default has one scale for each channel of 32 tokens, before RoPE, at half a bit a value: it holds tokens unlike
+    the calibration text, as an attention sink in the middle of a text. `static` stores nothing but the integers, and
+    does not (tables "mirrored" of `benchmarks/results/attention.json`).
     """
 
     bits: float = UNROUNDED
     """Average bits of a value, scales aside: 1 to 8, or 16 to cache K as it is."""
     policy: KeyPolicy = "sensitivity"
-    scales: KeyScales = "static"
+    scales: KeyScales = "channel"
     chunk: int | None = None
     """Tokens that are encoded together: 32 for scales per channel, else 1."""
     scale_bits: Literal[8, 16] | None = None

@@ -52,7 +52,7 @@ def test_the_whole_way_with_weights_fold_and_cache(mvquant, folder, write, tmp_p
     assert "bits per weight" in said
     assert "bits per cached value at 128 tokens (K " in said
     assert "Folded: K divided" in said
-    assert "sensitivity, 2.25 bits, per layer; static, pre-rope" in said
+    assert "sensitivity, 2.25 bits, per layer; channel-32, scales of 8 bits, pre-rope" in said
     code, out, err = mvquant("quantize", folder, "--recipe", recipe, "-o", tmp_path / "out")
     assert code == 0, err
     assert "bits per cached value" in out
@@ -62,7 +62,7 @@ def test_the_whole_way_with_weights_fold_and_cache(mvquant, folder, write, tmp_p
     assert isinstance(generated.past_key_values, QuantizedKVCache)
     code, out, err = mvquant("eval", tmp_path / "out", "--tasks", "reference_city_yes_no", "--limit", 4)
     assert code == 0, err
-    assert "bits per cached value: K 2." in " ".join(out.split())
+    assert "bits per cached value: K 4." in " ".join(out.split())
     arguments = ["--tasks", "reference_city_yes_no", "--limit", 4, "--json"]
     subject = json.loads(mvquant("eval", tmp_path / "out", *arguments)[1])["subject"]
     bits = load_plan(tmp_path / "plan.json").cached_bits

@@ -84,7 +84,7 @@ def test_the_same_format_without_preference_takes_the_same_bytes(planner):
 
 def test_scales_per_token_are_counted(planner):
     """A head of 16 dims pays 32 bits of scales a token: 2 bits a value, and 1 for the integers, come to 3."""
-    plan, found = controls(planner, cached(2.25))
+    plan, found = controls(planner, cached(2.25, scales="static"))
     up = found["token-scales-up"].plan
     assert "token-scales" not in found
     assert up.cached_bits.keys == pytest.approx(3 + SINKS * 16 / CONTEXT)  # which are held as they came too
@@ -92,7 +92,7 @@ def test_scales_per_token_are_counted(planner):
 
 
 def test_scales_per_channel_are_counted_and_the_tokens_that_wait(planner):
-    _, found = controls(planner, cached(3.5))
+    _, found = controls(planner, cached(3.5, scales="static"))
     channel = found["channel-scales"].plan.cache
     assert (channel.keys.scales, channel.keys.chunk, channel.keys.scale_bits) == ("channel", 32, 8)
     waiting = 31 / 2

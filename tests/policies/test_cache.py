@@ -27,7 +27,7 @@ def test_the_budget_is_kept_in_every_family(family):
     plan = plan_cache(view, KvCache(keys={"bits": 2.25}), stats, 16)
     pairs = plan.pairs * sum(len(layer.heads) for layer in plan.layers)
     assert 2.25 - 8 / pairs < plan.average_bits <= 2.25
-    assert plan.keys.scales == "static"
+    assert plan.keys.scales == "channel"
     assert plan.values.bits == 16
     assert plan.float_bits == 16
 
