@@ -20,14 +20,14 @@ def compared(tmp_path_factory):
     plan = load_plan(world.folder / "first" / first.variants[-1].plan_file)
     pipeline.quantize(pipeline.open_model(str(world.model)), plan, world.folder / "done")
     pipeline.load_tokenizer(world.model).save_pretrained(world.folder / "done")
-    wanted = world.recipe("k2v2", "mv-protect-w4a16-row-k2v4", str(world.folder / "done"), text=TEXT)
+    wanted = world.recipe("k2v4", "mv-protect-w4a16-row-k2v4", str(world.folder / "done"), text=TEXT)
     return world, {variant.name: variant for variant in world.compare(wanted).variants}, world.compare(wanted)
 
 
 def test_answers_are_given_with_the_cache(compared):
     world, variants, _ = compared
     tasks = world.questions().tasks
-    for name in ("k2v2", "mv-protect-w4a16-row-k2v4"):
+    for name in ("k2v4", "mv-protect-w4a16-row-k2v4"):
         plan = load_plan(world.folder / "out" / variants[name].plan_file)
         model, tokenizer = pipeline.load_model(world.model)
         with planned_cache(apply_plan(model, plan), plan):
@@ -39,8 +39,8 @@ def test_answers_are_given_with_the_cache(compared):
 def test_running_text_is_read_with_the_cache(compared):
     _, variants, _ = compared
     noise = variants["full precision again"].text.kl.value
-    assert variants["k2v2"].text.kl.value > 100 * noise
-    assert variants["k2v2"].bits_per_weight == 16
+    assert variants["k2v4"].text.kl.value > 100 * noise
+    assert variants["k2v4"].bits_per_weight == 16
     finished, in_memory = variants["done"], variants["mv-protect-w4a16-row-k2v4"]
     assert finished.text == in_memory.text
     assert {task: score.correct for task, score in finished.tasks.items()} == {
@@ -50,8 +50,8 @@ def test_running_text_is_read_with_the_cache(compared):
 
 def test_bits_of_weights_and_cache_are_told_apart(compared):
     world, variants, results = compared
-    plan = load_plan(world.folder / "out" / variants["k2v2"].plan_file)
-    assert variants["k2v2"].bits_per_cached_value == plan.cached_bits.average < 16
+    plan = load_plan(world.folder / "out" / variants["k2v4"].plan_file)
+    assert variants["k2v4"].bits_per_cached_value == plan.cached_bits.average < 16
     assert variants["full precision"].bits_per_cached_value == 16
     assert variants["done"].bits_per_cached_value == variants["mv-protect-w4a16-row-k2v4"].bits_per_cached_value
     table = comparison_markdown(results)
