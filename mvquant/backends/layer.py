@@ -113,6 +113,11 @@ class LayerResult:
 class LayerBackend(Protocol):
     """A method that works layer by layer."""
 
+    @property
+    def sees_rounded(self) -> bool:
+        """Whether later layers are calibrated on what a layer gives in the base scheme, or on what it gave before."""
+        ...
+
     def quantize(self, layer: CalibratedLayer) -> LayerResult:
         """Quantize one layer. Layers come in order; the module may be changed, it is read no more afterwards.
 

@@ -1,0 +1,94 @@
+"""The child process that runs AutoRound on a job. The package is imported by `quantize` only."""
+
+import shutil
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from mvquant.backends.folder.child import replaced, run_child, say_progress
+from mvquant.backends.folder.job import Job, load_tokens
+from mvquant.backends.layer import ModuleRecord
+from mvquant.method_settings import AutoRound as Settings
+from mvquant.scheme import WeightScheme
+
+FORMAT = "auto_round:gptqmodel"
+"""GPTQ's layout with zero points as they are: stored less one, a zero point of 0 would not survive at 3 bits."""
+
+SCALES = {"float32": "fp16", "bfloat16": "bf16", "float16": "fp16"}
+"""The package stores scales as float16; those of bfloat16 fit in, but for tiny ones."""
+
+
+def quantize(job: Job) -> list[ModuleRecord]:
+    """Quantize a model by learnt rounding, and save it."""
+    import auto_round
+
+    assert isinstance(job.method, Settings)
+    tokens = load_tokens(job.tokens)
+    model = AutoModelForCausalLM.from_pretrained(job.source, dtype=getattr(torch, job.dtype))
+    rounding_of: Any = auto_round.AutoRound
+    rounding = rounding_of(
+        model,
+        AutoTokenizer.from_pretrained(job.source),
+        **_scheme(job.scheme),
+        layer_config=_layer_config(job),
+        iters=job.method.iterations,
+        batch_size=min(job.method.batch_size, len(tokens)),
+        dataset=tokens,
+        nsamples=len(tokens),
+        seqlen=tokens[0].shape[1],
+        seed=job.seed,
+        scale_dtype=SCALES[job.dtype],
+        device_map="cpu",
+        enable_torch_compile=False,
+    )
+    made, records = job.out.with_name("made"), list[ModuleRecord]()
+    with _watched_blocks(job, model, records):
+        rounding.quantize_and_save(str(made), format=FORMAT)
+    _move_saved(made, job.out)
+    return records
+
+
+def _scheme(scheme: WeightScheme) -> dict[str, Any]:
+    return {"bits": scheme.bits, "group_size": scheme.group_size, "sym": scheme.symmetric, "data_type": "int"}
+
+
+def _layer_config(job: Job) -> dict[str, dict[str, Any]]:
+    """The package's rules for modules that are left out, or have another scheme."""
+    left_out: dict[str, dict[str, Any]] = {
+        name: {"bits": 16, "act_bits": 16, "data_type": "fp"} for name in job.ignored
+    }
+    return left_out | {name: _scheme(scheme) for name, scheme in job.other_schemes.items()}
+
+
+def _move_saved(made: Path, out: Path) -> None:
+    """Find what was saved: the package names a folder after the model, below the one that it is told."""
+    shutil.move(next(made.rglob("config.json")).parent, out)
+    shutil.rmtree(made, ignore_errors=True)
+
+
+def _watched_blocks(job: Job, model: nn.Module, records: list[ModuleRecord]) -> AbstractContextManager[None]:
+    """Say how far the work is after every decoder layer, and time it."""
+    from auto_round.algorithms.quantization.sign_round import quantizer
+
+    learner: Any = quantizer.SignRoundQuantizer
+    names = {id(model.get_submodule(layer)): layer for layer in job.layers}
+    learn = learner.quantize_block
+
+    def quantize_block(self: Any, block: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - handed on
+        start = time.monotonic()
+        best = learn(self, block, *args, **kwargs)
+        layer = names[id(block)]
+        say_progress(job, layer)
+        records.append(ModuleRecord(module=layer, seconds=time.monotonic() - start))
+        return best
+
+    return replaced(learner, quantize_block=quantize_block)
+
+
+if __name__ == "__main__":
+    run_child(quantize)

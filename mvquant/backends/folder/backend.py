@@ -1,0 +1,36 @@
+"""What an adapter says of its package."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mvquant.arch import ModelView
+from mvquant.method_settings import BackendName
+from mvquant.plan import Plan
+
+
+def _as_it_is(_source: Path) -> None:
+    """Leave a source folder alone."""
+
+
+@dataclass(frozen=True)
+class FolderBackend:
+    """A package that takes a whole model folder.
+
+    Attributes:
+        name: as recipes have it.
+        families: model types that it was tried with; others are refused.
+        command: from the files of jobs (one, but in tests) to the child process that does them.
+        mistakes: yields what of a plan the package cannot do, each with the way out.
+        environment: variables for the child beside the usual ones.
+        prepare: changes the source folder to the package's liking.
+        scales_columns: whether the method changes parameters beside the weights that it rounds.
+    """
+
+    name: BackendName
+    families: frozenset[str]
+    command: Callable[..., list[str]]
+    mistakes: Callable[[Plan, ModelView], Iterable[str]]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    prepare: Callable[[Path], None] = _as_it_is
+    scales_columns: bool = False

@@ -1,0 +1,176 @@
+"""Run a package on a whole model, in a process of its own, and read what it saved."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from mvquant.arch import ModelView
+from mvquant.arch.families import FAMILIES
+from mvquant.backends.auto_gptq.adapter import AUTO_GPTQ
+from mvquant.backends.autoawq.adapter import AUTOAWQ
+from mvquant.backends.autoround.adapter import AUTO_ROUND
+from mvquant.backends.child import run_logged
+from mvquant.backends.folder.backend import FolderBackend
+from mvquant.backends.folder.child import PROGRESS, child_environment
+from mvquant.backends.folder.job import Job, main_scheme, other_schemes, save_tokens
+from mvquant.backends.folder.results import FolderResults
+from mvquant.backends.folder.source import SourceWeights, write_source
+from mvquant.backends.gptqmodel.adapter import GPTQMODEL
+from mvquant.backends.layer import ModuleRecord
+from mvquant.backends.registry import require
+from mvquant.checkpoint.folder import Checkpoint
+from mvquant.errors import BackendError, PlanError, UnsupportedModelError
+from mvquant.method_settings import BackendName
+from mvquant.plan import Plan
+
+FOLDER_BACKENDS: dict[BackendName, FolderBackend] = {
+    backend.name: backend for backend in (GPTQMODEL, AUTOAWQ, AUTO_ROUND, AUTO_GPTQ)
+}
+"""Packages that take a whole model, by the name that a recipe gives them."""
+
+JOB, LOG = "job.json", "package.log"
+
+Progress = Callable[[str, int, int], None]
+"""Called as (name of the layer, layers done, layers in all)."""
+
+
+def run_folder_backend(
+    checkpoint: Checkpoint,
+    view: ModelView,
+    plan: Plan,
+    batches: Sequence[Int64[Tensor, "1 length"]],
+    work: Path,
+    progress: Progress | None = None,
+) -> FolderResults:
+    """Have a package quantize every planned module in its base scheme, on these very tokens.
+
+    Args:
+        checkpoint: the model.
+        view: its structure.
+        plan: whose method names one of `FOLDER_BACKENDS`.
+        batches: calibration sequences.
+        work: folder to work in. Results are read from it, so that it has to stay until they are written; when the
+            package fails, nothing is left in it.
+        progress: is told of every layer, as far as the package says.
+
+    Raises:
+        BackendError: the package is not installed, or failed; with the last lines of its log.
+        UnsupportedModelError: a family that the package does not know.
+        PlanError: something that the package cannot do.
+    """
+    backend = FOLDER_BACKENDS[plan.recipe.method.backend]
+    require_backend_fit(plan, view)
+    require(backend.name)
+    work.mkdir(parents=True, exist_ok=True)
+    place = Path(tempfile.mkdtemp(prefix=f"{backend.name}-", dir=work)).resolve()
+    try:
+        job = write_job(backend, checkpoint, view, plan, batches, place)
+        run_jobs(backend, [place / JOB], place / LOG, progress)
+        shutil.rmtree(job.source)
+        return read_results(checkpoint, view, plan, place)
+    except BaseException:
+        shutil.rmtree(place, ignore_errors=True)
+        raise
+
+
+def write_job(
+    backend: FolderBackend,
+    checkpoint: Checkpoint,
+    view: ModelView,
+    plan: Plan,
+    batches: Sequence[Int64[Tensor, "1 length"]],
+    place: Path,
+) -> Job:
+    """Write all that a child process reads into an empty folder."""
+    job = make_job(plan, view, place)
+    write_source(checkpoint, SourceWeights(checkpoint, view, plan), job.source)
+    backend.prepare(job.source)
+    save_tokens(batches, job.tokens)
+    (place / JOB).write_text(job.model_dump_json(indent=1), encoding="utf-8")
+    return job
+
+
+def read_results(checkpoint: Checkpoint, view: ModelView, plan: Plan, place: Path) -> FolderResults:
+    """Open what a child process left in the folder of its job.
+
+    Raises:
+        BackendError: nothing.
+    """
+    job = make_job(plan, view, place)
+    if not (job.records.is_file() and job.out.is_dir()):
+        raise BackendError(f"backend {plan.recipe.method.backend} ended without an error, but has saved nothing")
+    said = json.loads(job.records.read_text(encoding="utf-8"))
+    return FolderResults(
+        job.out,
+        SourceWeights(checkpoint, view, plan),
+        view,
+        plan,
+        seen=job.seen,
+        records=tuple(ModuleRecord.model_validate(each) for each in said),
+        log=place / LOG,
+    )
+
+
+def require_backend_fit(plan: Plan, view: ModelView) -> None:
+    """Refuse early what a package cannot do, all of it at once.
+
+    Raises:
+        UnsupportedModelError: a family that the package does not know.
+        PlanError: something else; every mistake with the way out.
+    """
+    backend = FOLDER_BACKENDS[plan.recipe.method.backend]
+    if view.family not in backend.families:
+        known = ", ".join(name for name in FAMILIES if name in backend.families)
+        raise UnsupportedModelError(
+            f"backend {backend.name} does not quantize {view.family} models (it does: {known}); use another backend"
+        )
+    mistakes = list(dict.fromkeys(backend.mistakes(plan, view)))
+    if mistakes:
+        raise PlanError(f"backend {backend.name} cannot do this:\n  - " + "\n  - ".join(mistakes))
+
+
+def make_job(plan: Plan, view: ModelView, place: Path) -> Job:
+    """Say what is to be done, in a folder that is there for it."""
+    planned = {module.name for module in plan.modules if module.scheme.is_quantized}
+    return Job(
+        source=place / "source",
+        tokens=place / "tokens.safetensors",
+        out=place / "quantized",
+        seen=place / "seen.safetensors",
+        records=place / "records.json",
+        dtype=plan.dtype,
+        method=plan.recipe.method,
+        scheme=main_scheme(plan),
+        other_schemes=other_schemes(plan),
+        ignored=tuple(weight.name for weight in view.weights if weight.name not in planned),
+        kept=tuple(module.name for module in plan.modules if module.protected_rows),
+        layers=tuple(dict.fromkeys(attention.module.rpartition(".")[0] for attention in view.attentions)),
+        seed=plan.calibration.seed if plan.calibration else 0,
+    )
+
+
+def run_jobs(backend: FolderBackend, jobs: Sequence[Path], log: Path, progress: Progress | None = None) -> None:
+    """Have one child process do jobs, one after the other.
+
+    Raises:
+        BackendError: it failed; with the last lines of its log.
+    """
+
+    def report(line: str) -> None:
+        word, *said = line.split(maxsplit=3) or [""]
+        if progress is not None and word == PROGRESS and len(said) == 3:
+            progress(said[2], int(said[0]), int(said[1]))
+
+    run_logged(
+        backend.command(*jobs),
+        log,
+        what=f"backend {backend.name}",
+        report=report,
+        environment=child_environment(torch.get_num_threads(), backend.environment),
+    )

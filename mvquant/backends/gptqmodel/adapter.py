@@ -1,0 +1,74 @@
+"""What GPTQModel can do, and how its child process is started."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from mvquant.arch import ModelView
+from mvquant.backends.folder.backend import FolderBackend
+from mvquant.backends.folder.job import other_schemes
+from mvquant.method_settings import Awq, Gptq
+from mvquant.plan import Plan
+
+GPTQ_BLOCK = 128
+AWQ_GRID_POINTS = 20
+AWQ_ROWS = 64
+
+
+def _command(*jobs: Path) -> list[str]:
+    return [sys.executable, "-m", "mvquant.backends.gptqmodel.quantize", *map(str, jobs)]
+
+
+def _mistakes(plan: Plan, view: ModelView) -> Iterator[str]:
+    method = plan.recipe.method
+    if isinstance(method, Gptq) and method.block_size != GPTQ_BLOCK:
+        yield f"block_size {method.block_size}: its GPTQ works in blocks of {GPTQ_BLOCK}; leave it out"
+    if isinstance(method, Awq):
+        yield from _awq_mistakes(plan, view, method)
+    for module in plan.modules:
+        if module.kind == "experts":
+            yield f"{module.name}: experts that are one parameter; use backend llmcompressor"
+            return
+
+
+def _awq_mistakes(plan: Plan, view: ModelView, method: Awq) -> Iterator[str]:
+    if method.grid_points != AWQ_GRID_POINTS:
+        yield f"grid_points {method.grid_points}: its AWQ tries {AWQ_GRID_POINTS}; leave it out, or use llmcompressor"
+    if any(module.scheme.bits == 8 for module in plan.modules):
+        yield (
+            "its AWQ rounds and packs in the model's 16-bit floats, which cannot tell integers of 8 bits apart: it "
+            "came out worse than rounding to nearest; use rtn or gptq, or backend llmcompressor"
+        )
+    if plan.dtype == "float32":
+        yield "its AWQ has no kernel for float32 models; store the model as bfloat16, or use backend llmcompressor"
+    uneven = [module.name for module in plan.modules if module.rows % AWQ_ROWS]
+    if uneven:
+        yield f"{uneven[0]}: its AWQ clips {AWQ_ROWS} rows at a time; ignore it, or use backend llmcompressor"
+    if view.family not in AWQ_FAMILIES:
+        known = ", ".join(sorted(AWQ_FAMILIES))
+        yield f"its AWQ was not found to work with {view.family} models (with {known}); use gptq or llmcompressor"
+    if other := other_schemes(plan):
+        name, scheme = next(iter(other.items()))
+        yield (
+            f"{name} is planned as {scheme.name}, and its AWQ rounds all modules in one scheme: "
+            "protect fewer rows of it, or use gptq or backend llmcompressor"
+        )
+
+
+GPTQ_FAMILIES = frozenset(
+    {"llama", "mistral", "qwen2", "qwen3", "gemma2", "cohere", "olmo2", "gpt_neox", "opt", "gpt2"}
+)
+"""Not among them: phi3, whose fused gate_up_proj it leaves alone, and gemma3_text, which it fails to load."""
+
+AWQ_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+"""Not among them: gemma3_text, whose norms it takes for Llama's, opt and cohere, which came out worse than rounded, and
+others whose reload was not compared with ours."""
+
+GPTQMODEL = FolderBackend(
+    name="gptqmodel",
+    families=GPTQ_FAMILIES,
+    command=_command,
+    mistakes=_mistakes,
+    environment={"GPTQMODEL_CPU_WORKERS": "2", "GPTQMODEL_DISABLE_PACK_EXT": "1"},
+)
+"""Its packer in C++ is switched off: compiling takes half a minute, which is what it saves on a billion weights."""

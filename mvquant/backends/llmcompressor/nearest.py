@@ -1,0 +1,27 @@
+"""Rounding to nearest what a method has scaled."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mvquant.backends.layer import RoundedModule
+from mvquant.plan import ModulePlan
+from mvquant.quant import round_to_nearest
+
+
+def rounded(
+    plan: ModulePlan, weight: Float[Tensor, "rows columns"], input_scale: Float[Tensor, "1"] | None = None
+) -> RoundedModule:
+    """Round all rows in the scheme of a plan, and all in the scheme of its protected rows, if it has any."""
+    kept = None
+    if plan.protected_scheme is not None:
+        quantizes = plan.protected_scheme.is_quantized
+        kept = round_to_nearest(weight, plan.protected_scheme) if quantizes else weight.clone()
+    return RoundedModule(round_to_nearest(weight, plan.scheme), kept, input_scale)
+
+
+def lost_share(plan: ModulePlan, weight: Float[Tensor, "rows columns"], made: RoundedModule) -> float:
+    """Return the share of a weight's energy that rounding took."""
+    exact = weight.float()
+    lost = (made.base.dequantize(plan.scheme, torch.float32) - exact).square().sum()
+    return float(lost / exact.square().sum().clamp(min=torch.finfo(torch.float32).tiny))

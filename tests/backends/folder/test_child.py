@@ -1,0 +1,56 @@
+import socket
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import nn
+
+from mvquant.backends.folder.child import SeenWeights, _refuse_network, as_stored, replaced
+
+
+@given(st.lists(st.floats(2**-23, 1000.0, width=32), min_size=1), st.sampled_from([torch.bfloat16, torch.float16]))
+def test_stored_scales_survive_both_dtypes(values, dtype):
+    scale = torch.tensor(values)
+    stored = as_stored(scale, dtype)
+    for other in (torch.float16, dtype):
+        assert torch.equal(stored.to(other).float(), stored)
+    near = scale.abs() > 2**-14
+    assert bool(((stored - scale).abs() <= 2**-8 * scale)[near].all())
+
+
+def test_no_scale_is_stored_as_zero():
+    stored = as_stored(torch.tensor([1e-12, -1e-12, 0.0]), torch.bfloat16)
+    assert bool((stored != 0).all())
+    assert stored.sign().tolist() == [1, -1, 1]
+
+
+def test_children_reach_no_network(tmp_path):
+    with pytest.raises(PermissionError, match="network"):
+        _refuse_network("socket.connect", (None, ("192.0.2.1", 443)))
+    with pytest.raises(PermissionError, match="network"):
+        _refuse_network("socket.getaddrinfo", ("example.org", 443, socket.AF_UNSPEC, 0, 0))
+    _refuse_network("socket.connect", (None, str(tmp_path / "unix")))
+    _refuse_network("open", ("file", "r", 0))
+
+
+def test_attributes_are_put_back_after_an_error():
+    with pytest.raises(RuntimeError, match="in between"), replaced(nn.Linear, forward=None):
+        assert nn.Linear.forward is None
+        raise RuntimeError("in between")
+    assert nn.Linear(2, 2)(torch.ones(1, 2)).shape == (1, 2)
+    with pytest.raises(AttributeError), replaced(nn.Linear, no_such_method=None):
+        pass
+
+
+def test_seen_weights_are_copies(tmp_path):
+    linear = nn.Linear(4, 2)
+    seen, before = SeenWeights(["layer.q_proj"]), linear.weight.detach().clone()
+    seen.take({"layer.q_proj": linear, "layer.k_proj": nn.Linear(4, 2)})
+    with torch.no_grad():
+        linear.weight.zero_()
+    seen.save(tmp_path / "seen.safetensors")
+    saved = load_file(tmp_path / "seen.safetensors")
+    assert list(saved) == ["layer.q_proj"]
+    assert torch.equal(saved["layer.q_proj"], before)
