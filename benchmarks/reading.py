@@ -4,7 +4,8 @@
 
 One line per variant, with every answer, as `mvquant verdict` reads them; the first is full precision. Every query reads
 keys as the cache holds them, its own prompt's included. Scales are one per token and head in the variants `token`, as
-simple caches have them; `channel` has one per channel of 32 tokens; `static` keeps none beside the integers.
+simple caches have them; `channel`, the default, has one per channel of 32 tokens; `static` keeps none beside the
+integers.
 Bits are chosen on calibration text of other seeds than the items.
 """
 
@@ -17,16 +18,16 @@ from typing import NamedTuple
 from rich.console import Console
 
 from mvquant import pipeline
+from mvquant.cache_recipe import KeyCache, KeyPolicy
 from mvquant.evaluation import EvalResult, Subject, evaluate, save_results
 from mvquant.kvcache import CachePlan, KeyFormat, key_plan_from_stats
 from mvquant.kvcache.attach import quantized_cache
-from mvquant.kvcache.choose import KeyPolicy
 from mvquant.named_schemes import recipe_for_scheme
 from mvquant.report import verdict_table
 
 RESULTS = Path(__file__).parent / "results" / "reading.jsonl"
 TOKEN = KeyFormat(scales="token")
-CHANNEL = KeyFormat(scales="channel", chunk=32, scale_bits=8)
+CHANNEL = KeyCache().format
 STATIC = KeyFormat(scales="static", stage="pre-rope")
 
 
@@ -44,16 +45,18 @@ class Variant(NamedTuple):
         return f"{'qk' if self.queries else 'k'}{self.bits:g}-{self.policy}-{self.keys.scales}"
 
 
+RANKED: tuple[KeyPolicy, ...] = ("random", "fast-pairs", "slow-pairs", "massive")
+
 VARIANTS = (
-    Variant(2.0, "none", TOKEN),
-    *(Variant(2.25, policy, TOKEN) for policy in ("random", "fast-pairs", "slow-pairs", "massive", "sensitivity")),
-    Variant(2.0, "sensitivity", TOKEN),
-    Variant(2.0, "none", TOKEN, queries=True),
-    *(Variant(2.25, policy, TOKEN, queries=True) for policy in ("random", "massive", "sensitivity")),
-    Variant(2.0, "none", CHANNEL),
-    Variant(2.0, "sensitivity", CHANNEL),
-    Variant(2.0, "none", STATIC),
-    Variant(2.0, "sensitivity", STATIC),
+    *(Variant(bits, "none", TOKEN) for bits in (2.0, 3.0)),
+    *(Variant(2.25, policy, TOKEN) for policy in RANKED),
+    *(Variant(bits, "sensitivity", TOKEN) for bits in (2.0, 2.25, 2.5)),
+    *(Variant(bits, "none", TOKEN, queries=True) for bits in (2.0, 3.0)),
+    *(Variant(2.25, policy, TOKEN, queries=True) for policy in ("random", "massive")),
+    *(Variant(bits, "sensitivity", TOKEN, queries=True) for bits in (2.0, 2.25, 2.5)),
+    *(Variant(bits, "none", CHANNEL) for bits in (1.0, 2.0, 3.0)),
+    *(Variant(bits, "sensitivity", CHANNEL) for bits in (1.25, 1.5, 2.0, 2.5)),
+    *(Variant(2.0, policy, STATIC) for policy in ("none", "sensitivity")),
 )
 
 

@@ -1,118 +1,63 @@
 """The whole way, in order: model -> statistics -> plan -> checkpoint -> evaluation. Only here and in `cli`."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
-from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from mvquant.analysis import Analysis, analyze
-from mvquant.arch import ModelView, model_view
-from mvquant.calibration import calibration_batches, calibration_texts
-from mvquant.checkpoint.folder import Checkpoint, open_checkpoint
+from mvquant.calibrated import Workplace, work_folder
+from mvquant.checkpoint.folder import open_checkpoint
 from mvquant.checkpoint.native import QUANT_METHOD, read_quantization_config
 from mvquant.checkpoint.staging import check_writable, staged_folder
-from mvquant.checkpoint.write import DEFAULT_SHARD_BYTES, Progress, write_checkpoint
-from mvquant.errors import CheckpointError, UsageError
-from mvquant.evaluation import EvalResult, Subject, Task, evaluate, load_tasks
+from mvquant.checkpoint.write import Progress
+from mvquant.errors import UsageError
+from mvquant.evaluation import EvalResult, Subject, Task, TaskResult, evaluate, load_tasks
 from mvquant.evaluation.chat import as_chat
-from mvquant.evaluation.harness import run_in_harness
-from mvquant.evaluation.tasks import GROUPS, HarnessTask, harness_tasks
+from mvquant.evaluation.engines import prepare_own, run_own
+from mvquant.evaluation.harness import run_prepared
+from mvquant.evaluation.harness_data import Prepared, prepare
+from mvquant.evaluation.missing import MissingTask
+from mvquant.evaluation.run import collected
+from mvquant.evaluation.tasks import GROUPS, AvailableTasks, HarnessTask, available_tasks, harness_tasks
+from mvquant.evaluation.text_length import Count, count_tokens, count_words
+from mvquant.layerwise import joined_processes, own_device, usable_device
 from mvquant.methods import planned_cache
 from mvquant.plan import FLOAT_BITS, Plan
-from mvquant.policies import make_plan, require_rope
-from mvquant.recipe import Calibration, Recipe
-from mvquant.reference import reference_path, reference_texts
+from mvquant.quantizing import (
+    DEFAULT_CORPUS,
+    LOADING,
+    REFERENCE,
+    OpenModel,
+    calibration_tokens,
+    load_tokenizer,
+    measure,
+    model_location,
+    open_model,
+    plan_model,
+    quantize,
+)
+from mvquant.recipe import Calibration
 from mvquant.report import write_analysis
 from mvquant.resources import resource_folder
-from mvquant.stats import CalibrationStats, collect_stats
 
-__all__ = ["check_writable"]
-
-REFERENCE = "reference"
-"""The word for the embedded reference model, and for its corpus."""
-
-LOADING = {"local_files_only": True, "trust_remote_code": False}
-
-DEFAULT_CORPUS = "Salesforce/wikitext:wikitext-2-raw-v1"
-
-
-@dataclass(frozen=True)
-class OpenModel:
-    """A model's folder and structure; no weight has been read."""
-
-    checkpoint: Checkpoint
-    view: ModelView
-
-
-def open_model(model: str) -> OpenModel:
-    """Open the word `reference`, a local folder, or a Hub id, to be quantized or analyzed.
-
-    Raises:
-        CheckpointError: no such model, an incomplete one, or one that is quantized already.
-        UnsupportedModelError: a family that is not in the table.
-    """
-    checkpoint = open_checkpoint(model_location(model))
-    quantized = getattr(checkpoint.config, "quantization_config", None)
-    if quantized is not None:
-        raise CheckpointError(f"{model} is quantized already: start from the model that it was made of")
-    return OpenModel(checkpoint, model_view(checkpoint.config))
-
-
-def model_location(model: str) -> str:
-    """Return the folder of the reference model for the word `reference`, and any other name as it is."""
-    return str(reference_path()) if model == REFERENCE else model
-
-
-def measure(
-    model: str, opened: OpenModel, calibration: Calibration, progress: Progress | None = None
-) -> CalibrationStats:
-    """Run the model over calibration text and return its Q, K and V statistics.
-
-    Raises:
-        CalibrationError: text that cannot be had, or is shorter than one sequence.
-    """
-    source = calibration.source
-    if source == "auto":
-        source = REFERENCE if model == REFERENCE else DEFAULT_CORPUS
-    texts = reference_texts() if source == REFERENCE else calibration_texts(source)
-    loaded, tokenizer = load_model(opened.checkpoint.folder)
-    longest = getattr(opened.checkpoint.config, "max_position_embeddings", calibration.length)
-    length = min(calibration.length, longest)
-    batches = calibration_batches(tokenizer, texts, calibration.sequences, length, calibration.seed)
-    return collect_stats(loaded, opened.view, _watched(batches, progress), source=source, seed=calibration.seed)
-
-
-def plan_model(model: str, recipe: Recipe, opened: OpenModel, progress: Progress | None = None) -> Plan:
-    """Decide what becomes of every weight; the model is run only if the policy measures."""
-    require_rope(opened.view, recipe)
-    stats = measure(model, opened, recipe.calibration, progress) if recipe.needs_calibration else None
-    return make_plan(opened.view, recipe, model=model, dtype=opened.checkpoint.dtype, stats=stats)
-
-
-def quantize(
-    opened: OpenModel,
-    plan: Plan,
-    out: Path,
-    *,
-    overwrite: bool = False,
-    shard_bytes: int = DEFAULT_SHARD_BYTES,
-    progress: Progress | None = None,
-) -> None:
-    """Write the model, quantized as the plan says, to `out`."""
-    write_checkpoint(
-        opened.checkpoint,
-        opened.view,
-        plan,
-        out,
-        overwrite=overwrite,
-        shard_bytes=shard_bytes,
-        progress=progress,
-    )
+__all__ = [
+    "DEFAULT_CORPUS",
+    "OpenModel",
+    "Workplace",
+    "calibration_tokens",
+    "check_writable",
+    "joined_processes",
+    "own_device",
+    "plan_model",
+    "quantize",
+    "usable_device",
+    "work_folder",
+]
 
 
 def analyze_model(
@@ -133,17 +78,11 @@ def analyze_model(
     return analysis
 
 
-def _watched(batches: Sequence[Tensor], progress: Progress | None) -> Iterator[Tensor]:
-    for done, batch in enumerate(batches, start=1):
-        yield batch
-        if progress:
-            progress("", done, len(batches))
-
-
 def default_tasks(model: str) -> list[str]:
     """The groups that a model is asked if nobody says which: its own ones for the reference model, quantized or not.
 
-    The reference model has 512 positions and reads no language but that of its own tasks.
+    The reference model has 512 positions and reads no language but that of its own tasks; no other model is taught
+    what they ask. Both are part of `contextual` and `parametric`.
     """
     name, folder = model, Path(model) / "config.json"
     if folder.is_file():
@@ -151,12 +90,22 @@ def default_tasks(model: str) -> list[str]:
         if quantized.get("quant_method") == QUANT_METHOD:
             name = read_quantization_config(quantized).model
     own = model_location(name) == model_location(REFERENCE)
-    return [f"reference_{group}" if own else group for group in GROUPS]
+    return [f"{'reference' if own else 'general'}_{group}" for group in GROUPS]
 
 
-def find_tasks(names: Sequence[str], data_dir: Path | None = None) -> list[Task]:
+def token_count(model: str) -> Count:
+    """Count tokens by the tokenizer of a model, which is loaded when a length is first needed."""
+    return count_tokens(lambda: load_tokenizer(open_checkpoint(model_location(model)).folder))
+
+
+def find_tasks(names: Sequence[str], data_dir: Path | None = None, count: Count = count_words) -> list[Task]:
     """Load shipped tasks by name or group; public data sets from `data_dir`, the folder in MVQUANT_DATA, or the Hub."""
-    return load_tasks(resource_folder("eval"), names, data_dir)
+    return load_tasks(resource_folder("eval"), names, data_dir, count)
+
+
+def find_available_tasks(names: Sequence[str], data_dir: Path | None, count: Count) -> AvailableTasks:
+    """Load shipped tasks as `find_tasks` does, but set those apart whose data cannot be had."""
+    return available_tasks(resource_folder("eval"), names, data_dir, count)
 
 
 def find_harness_tasks(names: Sequence[str]) -> list[HarnessTask]:
@@ -164,11 +113,25 @@ def find_harness_tasks(names: Sequence[str]) -> list[HarnessTask]:
     return harness_tasks(resource_folder("eval"), names)
 
 
+def prepare_harness_tasks(names: Sequence[str], model: str) -> Prepared | None:
+    """Have the harness read or make the data of those of the tasks that it has; None where there are none.
+
+    Raises:
+        UsageError: the harness is not installed.
+        EvaluationError: a tokenizer that brings code along, which RULER's tasks would run.
+    """
+    wanted = find_harness_tasks(names)
+    if not wanted:
+        return None
+    return prepare(wanted, str(open_checkpoint(model_location(model)).folder))
+
+
 def evaluate_model(
     model: str,
     tasks: Sequence[Task],
     *,
-    harness: Sequence[HarnessTask] = (),
+    harness: Prepared | None = None,
+    missing: Sequence[MissingTask] = (),
     chat_template: bool = False,
     limit: int | None = None,
     batch_size: int = 64,
@@ -177,7 +140,10 @@ def evaluate_model(
 ) -> EvalResult:
     """Load a model, quantized by mvquant or not at all, and have it answer the tasks, with the cache of its plan.
 
-    Tasks of the harness are asked as they are there; the chat template is for our own.
+    Raises:
+        CheckpointError: no such model, or an incomplete one.
+        UsageError: there is no such device.
+        EvaluationError: logits that are NaN, or a task with no item that fits.
     """
     checkpoint = open_checkpoint(model_location(model))
     loaded, tokenizer = load_model(checkpoint.folder, device)
@@ -188,10 +154,65 @@ def evaluate_model(
         subject = planned_subject(model, plan)
     asked = as_chat(tasks, tokenizer) if chat_template else tasks
     with planned_cache(loaded):
-        also = run_in_harness((loaded, tokenizer), harness, limit=limit, batch_size=batch_size) if harness else ()
+        also: Sequence[TaskResult] = ()
+        if harness is not None and harness.tasks:
+            also = run_prepared(
+                (loaded, tokenizer), harness, limit=limit, batch_size=batch_size, chat_template=chat_template
+            )
         return evaluate(
-            loaded, tokenizer, asked, also=also, subject=subject, limit=limit, batch_size=batch_size, progress=progress
+            loaded,
+            tokenizer,
+            asked,
+            also=also,
+            missing=missing,
+            subject=subject,
+            limit=limit,
+            batch_size=batch_size,
+            progress=progress,
         )
+
+
+def evaluate_in_engine(
+    model: str,
+    tasks: Sequence[Task],
+    engine: str,
+    *,
+    data_dir: Path | None = None,
+    harness: Prepared | None = None,
+    missing: Sequence[MissingTask] = (),
+    chat_template: bool = False,
+    limit: int | None = None,
+    batch_size: int = 64,
+    device: str | None = None,
+) -> EvalResult:
+    """Have an engine of lm-evaluation-harness, such as vLLM, load a model and answer the tasks.
+
+    Raises:
+        CheckpointError: no such model, or an incomplete one.
+        UsageError: the engine cannot load mvquant's own format, or the harness does not know it.
+        EvaluationError: a task with no item that fits the model.
+    """
+    checkpoint = open_checkpoint(model_location(model))
+    if checkpoint.raw_config.get("quantization_config", {}).get("quant_method") == QUANT_METHOD:
+        message = f"{model} is in mvquant's own format, which {engine} cannot load: leave out --engine, or export it"
+        raise UsageError(message)
+    options: dict[str, Any] = {"engine": engine, "limit": limit, "batch_size": batch_size, "device": device}
+    folder, results = checkpoint.folder, list[TaskResult]()
+    if tasks:
+        prepared = prepare_own(tasks, resource_folder("eval"), folder, data_dir)
+        results += run_own(folder, tasks, prepared, chat_template=chat_template, **options)
+    if harness is not None and harness.tasks:
+        results += run_prepared(str(folder), harness, chat_template=chat_template, **options)
+    return collected(
+        results,
+        missing,
+        subject=Subject(model=model, bits_per_weight=FLOAT_BITS[checkpoint.dtype]),
+        dtype=checkpoint.dtype,
+        device=f"{engine} {device or ''}".strip(),
+        batch_size=batch_size,
+        limit=limit,
+        packages=("lm_eval", engine),
+    )
 
 
 def planned_subject(model: str, plan: Plan) -> Subject:
@@ -213,28 +234,12 @@ def load_model(folder: Path, device: str = "cpu") -> tuple[PreTrainedModel, PreT
         CheckpointError: the tokenizer is missing.
         UsageError: there is no such device.
     """
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
+    place = usable_device(device)
     tokenizer = load_tokenizer(folder)
     with _no_foreign_bars():
         model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **LOADING)
     nn.Module.to(model, place)
     return model.eval(), tokenizer
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Load a tokenizer.
-
-    Raises:
-        CheckpointError: it is missing.
-    """
-    try:
-        return AutoTokenizer.from_pretrained(folder, **LOADING)
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{folder}: its tokenizer cannot be loaded ({str(error).splitlines()[0]})") from None
 
 
 @contextmanager

@@ -65,19 +65,34 @@ class CalibrationStats:
     hash: str
 
 
-class _Sums:
-    """Running moments of every layer."""
+RoleMoments = dict[str, HeadMoments]
+"""Moments of Q, K and V of one layer and batch, by role."""
+
+
+def role_moments(states: AttentionStates) -> RoleMoments:
+    """Return the moments of the states of one layer and batch."""
+    return {role: sequence_moments(tensor) for role, tensor in states._asdict().items()}
+
+
+class LayerSums:
+    """Running moments of every layer; batches are added in their order, as sums of floats depend on it."""
 
     def __init__(self) -> None:
-        self._moments: dict[int, dict[str, HeadMoments]] = {}
+        self._moments: dict[int, RoleMoments] = {}
 
-    def add(self, attention: AttentionView, states: AttentionStates) -> None:
+    def add(self, attention: AttentionView, moments: RoleMoments) -> None:
+        """Add one batch."""
         seen = self._moments.setdefault(attention.layer, {})
-        for role, tensor in states._asdict().items():
-            moments = sequence_moments(tensor)
-            seen[role] = merge_moments(seen[role], moments) if role in seen else moments
+        for role, more in moments.items():
+            seen[role] = merge_moments(seen[role], more) if role in seen else more
 
     def layers(self, view: ModelView) -> tuple[LayerStats, ...]:
+        """Return the sums.
+
+        Raises:
+            UnsupportedModelError: a layer whose states were never seen.
+            CalibrationError: NaN in the states.
+        """
         missing = [attention.module for attention in view.attentions if attention.layer not in self._moments]
         if missing:
             message = f"{missing[0]} did not call transformers' attention interface, so its states cannot be seen"
@@ -118,10 +133,14 @@ def collect_stats(
         CalibrationError: no batches, tokens or lengths that the model does not know, or NaN in its states.
         UnsupportedModelError: a layer whose states cannot be seen.
     """
-    sums, tokens, sequences, longest = _Sums(), hashlib.sha256(), 0, 0
-    with torch.no_grad(), _eval_mode(model), attention_states(model, view, sums.add):
+    sums, tokens, sequences, longest = LayerSums(), hashlib.sha256(), 0, 0
+
+    def add(attention: AttentionView, states: AttentionStates) -> None:
+        sums.add(attention, role_moments(states))
+
+    with torch.no_grad(), _eval_mode(model), attention_states(model, view, add):
         for batch in batches:
-            _require_known(batch, model)
+            require_known_tokens(batch, model)
             tokens.update(_token_bytes(batch))
             sequences, longest = sequences + len(batch), max(longest, batch.shape[1])
             # The body alone: the logits of a long sequence over a large vocabulary are gigabytes.
@@ -144,8 +163,12 @@ def _eval_mode(model: nn.Module) -> Generator[None]:
             module.training = training
 
 
-def _require_known(batch: Int64[Tensor, "batch length"], model: PreTrainedModel) -> None:
-    """Refuse tokens and lengths that would end in an index error deep in the model."""
+def require_known_tokens(batch: Int64[Tensor, "batch length"], model: PreTrainedModel) -> None:
+    """Refuse tokens and lengths that would end in an index error deep in the model.
+
+    Raises:
+        CalibrationError: tokens or a length that the model does not know.
+    """
     vocabulary = cast("nn.Embedding", model.get_input_embeddings()).num_embeddings
     if batch.numel() == 0 or int(batch.max()) >= vocabulary:
         message = f"calibration batch {tuple(batch.shape)} is empty or has tokens beyond the {vocabulary} of the model"

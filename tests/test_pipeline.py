@@ -13,6 +13,7 @@ from mvquant.policies import make_plan
 from mvquant.recipe import Calibration, Protect, Recipe, Weights
 from mvquant.rope import slow_pairs
 from mvquant.scheme import WeightScheme
+from mvquant.stats import collect_stats
 
 CALIBRATION = Calibration(sequences=4, length=256)
 
@@ -51,6 +52,18 @@ def test_measuring_twice_gives_the_same_plan(reference):
     recipe = recipe_for_scheme("mv-protect")
     assert again.hash == stats.hash
     assert planned((opened, again), recipe).hash == planned(reference, recipe).hash
+
+
+def test_measuring_layer_by_layer_gives_the_plan_of_the_whole_model(reference):
+    opened, stats = reference
+    source, batches = pipeline.calibration_tokens("reference", opened, CALIBRATION)
+    model, _ = pipeline.load_model(opened.checkpoint.folder)
+    whole = collect_stats(model, opened.view, batches, source=source, seed=CALIBRATION.seed)
+    for layer, other in zip(stats.layers, whole.layers, strict=True):
+        assert torch.equal(layer.k.squares, other.k.squares)
+        assert torch.equal(layer.q_pre.within_variance, other.q_pre.within_variance)
+    recipe = recipe_for_scheme("mv-protect")
+    assert planned((opened, whole), recipe).hash == planned(reference, recipe).hash
 
 
 def test_a_checkpoint_answers_as_the_model_quantized_in_memory(reference, tmp_path):

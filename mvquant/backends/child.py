@@ -20,6 +20,7 @@ def run_logged(
     way_out: str = "",
     report: Callable[[str], None] | None = None,
     environment: dict[str, str] | None = None,
+    folder: Path | None = None,
 ) -> None:
     """Run a command to its end, with its output in a file.
 
@@ -33,13 +34,14 @@ def run_logged(
         way_out: what the person can do when it fails, if that is known.
         report: is told every line.
         environment: variables beside those of this process.
+        folder: to run it in, for packages that write where they are started; here by default.
 
     Raises:
         BackendError: it could not be started, failed, or was killed; with its last lines.
     """
     last: deque[str] = deque(maxlen=LAST_LINES)
     with log.open("a", encoding="utf-8") as file:
-        process = _started([str(part) for part in command], what, environment)
+        process = _started([str(part) for part in command], what, environment, folder)
         try:
             for line in process.stdout or ():
                 file.write(line)
@@ -54,7 +56,9 @@ def run_logged(
         raise BackendError("; ".join(part for part in (f"{what} {_fate(code)}", way_out, said) if part))
 
 
-def _started(command: list[str], what: str, environment: dict[str, str] | None) -> "subprocess.Popen[str]":
+def _started(
+    command: list[str], what: str, environment: dict[str, str] | None, folder: Path | None
+) -> "subprocess.Popen[str]":
     try:
         return subprocess.Popen(
             command,
@@ -64,6 +68,7 @@ def _started(command: list[str], what: str, environment: dict[str, str] | None) 
             text=True,
             errors="replace",
             env={**os.environ, **(environment or {})},
+            cwd=folder,
             start_new_session=True,
         )
     except OSError as error:

@@ -1,25 +1,35 @@
 """`mvquant quantize`: the main job."""
 
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mvquant.cli.heavy import pipeline, report
 from mvquant.cli.terminal import (
+    INTERRUPTED,
     CalibrationOption,
     Model,
     Overwrite,
     RecipeOption,
     SchemeOption,
+    WorkKept,
     chosen_recipe,
     err,
     out,
     progress_bar,
 )
 from mvquant.errors import ConfigError
-from mvquant.plan import load_plan
+from mvquant.plan import Plan, load_plan
+from mvquant.recipe import Recipe
+
+if TYPE_CHECKING:
+    from mvquant.pipeline import OpenModel, Workplace
+
+GB = 1e9
 
 
 def quantize(
@@ -30,28 +40,69 @@ def quantize(
     plan: Annotated[Path | None, typer.Option("--plan", "-p", help="Obey a saved plan.")] = None,
     calibration: CalibrationOption = None,
     shard_size: Annotated[float, typer.Option(help="Largest weight file, in GB (10^9 bytes).", min=0.001)] = 1.0,
+    device: Annotated[str, typer.Option(help="Where calibrated methods run the model: cpu, cuda, ...")] = "cpu",
+    states_memory: Annotated[
+        float, typer.Option(help="Hidden states between layers kept in memory, in GB; the rest goes to disk.", min=0)
+    ] = 4.0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run to OUT stopped.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Quantize a model into OUT, a folder that transformers loads after `import mvquant`.
 
-    OUT appears only when it is complete.
+    OUT appears only when it is complete. Methods that calibrate run the model layer by layer and keep what is done in
+    OUT.work, so that --resume goes on after an interruption; torchrun shares their calibration text between processes.
 
         mvquant quantize reference --scheme mv-protect -o out
+
+        torchrun --nproc-per-node 2 -m mvquant quantize reference --scheme gptq-w4a16 -o out
     """
     if plan is not None and (scheme, recipe, calibration) != (None, None, None):
         raise ConfigError("command line", ["--plan decides everything: leave --scheme, --recipe and --calibration"])
     pipeline.check_writable(output, overwrite=overwrite)
     started = time.monotonic()
-    opened = pipeline.open_model(model)
-    if plan is not None:
-        made = load_plan(plan)
-    else:
-        wanted = chosen_recipe(scheme, recipe, calibration)
-        with progress_bar("calibrating") as progress:
-            made = pipeline.plan_model(model, wanted, opened, progress=progress)
-    with progress_bar("quantizing") as progress:
-        pipeline.quantize(
-            opened, made, output, overwrite=overwrite, shard_bytes=int(shard_size * 1e9), progress=progress
+    with pipeline.joined_processes(device) as processes:
+        first = processes.rank == 0
+        place = pipeline.Workplace(
+            resume=resume,
+            device=pipeline.usable_device(pipeline.own_device(device)),
+            states_memory=int(states_memory * GB),
+            processes=processes,
         )
-    out.print(report.plan_summary(made), highlight=False)
-    err.print(f"wrote {output} in {time.monotonic() - started:.1f} s", highlight=False)
+        opened = pipeline.open_model(model)
+        made = load_plan(plan) if plan else _planned(model, chosen_recipe(scheme, recipe, calibration), opened, place)
+        with _work_kept(output), progress_bar("quantizing", shown=first) as progress:
+            pipeline.quantize(
+                opened,
+                made,
+                output,
+                overwrite=overwrite,
+                shard_bytes=int(shard_size * GB),
+                progress=progress,
+                place=place,
+                note=_note if first else None,
+            )
+    if first:
+        out.print(report.plan_summary(made), highlight=False)
+        err.print(f"wrote {output} in {time.monotonic() - started:.1f} s", highlight=False)
+
+
+def _planned(model: str, recipe: Recipe, opened: "OpenModel", place: "Workplace") -> Plan:
+    with progress_bar("calibrating", shown=place.processes.rank == 0) as progress:
+        return pipeline.plan_model(model, recipe, opened, progress=progress, place=place)
+
+
+def _note(sentence: str) -> None:
+    err.print(sentence, highlight=False, markup=False)
+
+
+@contextmanager
+def _work_kept(output: Path) -> Generator[None]:
+    """Say of an interruption what is left, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        work = pipeline.work_folder(output)
+        if not work.exists():
+            raise
+        err.print(f"interrupted; what is done is in {work}: go on with --resume", highlight=False)
+        raise WorkKept(INTERRUPTED) from None

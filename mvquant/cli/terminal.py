@@ -13,6 +13,9 @@ from mvquant.errors import ConfigError
 from mvquant.named_schemes import recipe_for_scheme
 from mvquant.recipe import Recipe, load_recipe
 
+INTERRUPTED = 130
+"""Exit code of a run that was interrupted."""
+
 out = Console()
 err = Console(stderr=True)
 
@@ -27,6 +30,10 @@ CalibrationOption = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+
+class WorkKept(SystemExit):
+    """Interrupted, and what was done is kept: it was said already."""
 
 
 def chosen_recipe(scheme: str | None, recipe: str | None, calibration: str | None) -> Recipe:
@@ -53,7 +60,7 @@ def print_json(value: dict[str, Any]) -> None:
 
 
 @contextmanager
-def progress_bar(what: str) -> Generator[Callable[[str, int, int], None]]:
+def progress_bar(what: str, *, shown: bool = True) -> Generator[Callable[[str, int, int], None]]:
     """Give a function to be told (detail, done, all); it draws a bar on a terminal and nothing elsewhere."""
     columns = (
         TextColumn("{task.description}"),
@@ -62,7 +69,7 @@ def progress_bar(what: str) -> Generator[Callable[[str, int, int], None]]:
         TimeRemainingColumn(),
         TextColumn("[dim]{task.fields[detail]}"),
     )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+    with Progress(*columns, console=err, transient=True, disable=not (shown and err.is_terminal)) as progress:
         task = progress.add_task(what, total=None, detail="")
 
         def update(detail: str, done: int, total: int) -> None:

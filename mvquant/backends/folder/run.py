@@ -137,6 +137,7 @@ def require_backend_fit(plan: Plan, view: ModelView) -> None:
 
 def make_job(plan: Plan, view: ModelView, place: Path) -> Job:
     """Say what is to be done, in a folder that is there for it."""
+    place = place.resolve()  # the package runs in another folder
     planned = {module.name for module in plan.modules if module.scheme.is_quantized}
     return Job(
         source=place / "source",
@@ -168,9 +169,10 @@ def run_jobs(backend: FolderBackend, jobs: Sequence[Path], log: Path, progress: 
             progress(said[2], int(said[0]), int(said[1]))
 
     run_logged(
-        backend.command(*jobs),
+        backend.command(*(job.resolve() for job in jobs)),
         log,
         what=f"backend {backend.name}",
         report=report,
         environment=child_environment(torch.get_num_threads(), backend.environment),
+        folder=log.parent,
     )

@@ -1,0 +1,288 @@
+"""Weights by a calibrated method, whichever package computes them: from a plan and calibration batches to results.
+
+A new layer backend needs a line in `LAYER_BACKENDS`; packages that take whole folders are in
+`mvquant.backends.folder.run`.
+"""
+
+import importlib
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from mvquant.arch import ModelView
+from mvquant.backends import registry
+from mvquant.backends.folder.results import FolderResults
+from mvquant.backends.folder.run import run_folder_backend
+from mvquant.backends.layer import LayerBackend
+from mvquant.calibration import few_tokens
+from mvquant.checkpoint.folder import Checkpoint
+from mvquant.checkpoint.folder_hash import folder_hash
+from mvquant.errors import PlanError, UsageError
+from mvquant.layerwise import (
+    ALONE,
+    CPU,
+    DEFAULT_LIMIT,
+    Fingerprint,
+    LayerModel,
+    SharedWork,
+    StoredResults,
+    WorkFolder,
+    available_disk,
+    available_memory,
+    log_text,
+    opened_work,
+    operations_per_second,
+    predict,
+    quantize_layers,
+    require_room,
+    warn_of,
+)
+from mvquant.method_settings import BackendName, MethodName, MethodSettings
+from mvquant.methods import WeightResults, plan_factors
+from mvquant.plan import CalibrationRecord, Plan
+from mvquant.stats import token_hash
+
+Progress = Callable[[str, int, int], None]
+Note = Callable[[str], None]
+
+LAYER_BACKENDS: dict[tuple[MethodName, BackendName], str] = {
+    ("rtn", "mvquant"): "mvquant.backends.rtn:RoundToNearest",
+    ("gptq", "llmcompressor"): "mvquant.backends.llmcompressor:GptqBackend",
+    ("awq", "llmcompressor"): "mvquant.backends.llmcompressor:AwqBackend",
+    ("smoothquant", "llmcompressor"): "mvquant.backends.llmcompressor:SmoothQuantBackend",
+}
+"""Of methods that work layer by layer, what makes a `LayerBackend` of their settings; imported when it is used."""
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where and how a calibrated method runs.
+
+    Attributes:
+        resume: go on where an interrupted run stopped.
+        device: that the model runs on.
+        states_memory: bytes of hidden states between layers held in memory; what is beyond goes to disk.
+        processes: those that share the calibration sequences.
+    """
+
+    resume: bool = False
+    device: torch.device = CPU
+    states_memory: int = DEFAULT_LIMIT
+    processes: SharedWork = ALONE
+
+
+HERE = Workplace()
+
+LONG = 120.0
+"""Seconds of work left that a person is told of."""
+
+
+@dataclass(frozen=True, eq=False)
+class CalibratedWeights:
+    """What a calibrated method made of a model.
+
+    Attributes:
+        results: for the checkpoint.
+        log: the text of its log.
+        versions: of the packages that computed it.
+    """
+
+    results: WeightResults
+    log: str
+    versions: dict[str, str]
+
+
+def work_folder(out: Path) -> Path:
+    """Where the work of quantizing to `out` is kept until it is done.
+
+    >>> work_folder(Path("models/out")).as_posix()
+    'models/out.work'
+    """
+    return out.with_name(f"{out.name}.work")
+
+
+def require_same_text(plan: Plan, batches: Sequence[Int64[Tensor, "1 _"]]) -> None:
+    """Refuse calibration text that is not what the plan was made with.
+
+    Raises:
+        PlanError: the text changed since.
+    """
+    record = plan.calibration
+    if record is None or token_hash(batches) != record.hash:
+        named = "no calibration text" if record is None else f"the calibration text {record.source!r}"
+        raise PlanError(
+            f"the plan was made with {named}, whose tokens are not those of now: the text or the tokenizer changed; "
+            "plan again"
+        )
+
+
+def record_of(batches: Sequence[Int64[Tensor, "1 _"]], source: str, seed: int) -> CalibrationRecord:
+    """Say which text it is, for a plan that needs no statistics of it."""
+    return CalibrationRecord(
+        source=source,
+        sequences=len(batches),
+        length=max(batch.shape[1] for batch in batches),
+        seed=seed,
+        hash=token_hash(batches),
+    )
+
+
+@contextmanager
+def calibrated_weights(
+    checkpoint: Checkpoint,
+    view: ModelView,
+    plan: Plan,
+    batches: Sequence[Int64[Tensor, "1 _"]],
+    work: Path,
+    *,
+    place: Workplace = HERE,
+    progress: Progress | None = None,
+    note: Note | None = None,
+) -> Generator[CalibratedWeights]:
+    """Have the plan's method run; what it made is there until the end of the block.
+
+    The work folder is removed if the block ends well, and kept for a later run if it does not.
+
+    Args:
+        checkpoint: the model.
+        view: its structure.
+        plan: what to do.
+        batches: the plan's calibration sequences.
+        work: folder for work in progress.
+        place: where and how.
+        progress: told of every layer.
+        note: told, in a sentence, what a person should know.
+
+    Raises:
+        UsageError: memory that does not suffice, or an earlier run's work.
+        PlanError: the batches are not the plan's.
+        BackendError: a package is missing, or failed.
+        CalibrationError: text that the method cannot use.
+        CheckpointError: weights that cannot be used; a full disk.
+    """
+    require_same_text(plan, batches)
+    say = note or _say_nothing
+    by_layers = (plan.recipe.method.name, plan.recipe.method.backend) in LAYER_BACKENDS
+    if not by_layers and place.processes.size > 1:
+        raise UsageError(f"{plan.recipe.method.backend} works in one process: start mvquant without torchrun")
+    versions = registry.require(plan.recipe.method.backend)
+    made_with = _made_with(checkpoint, plan, versions, place)
+    _preflight(plan, view, batches, work, place, say, whole=not by_layers)
+    for sentence in few_tokens(plan, batches):
+        say(sentence)
+    with opened_work(work, _fingerprint(made_with), resume=place.resume, processes=place.processes) as folder:
+        if folder.finished:
+            say(f"going on after layer {folder.finished} of {len(view.attentions)}")
+        results: StoredResults | FolderResults
+        if by_layers:
+            watched = _timed(progress, say, folder.finished)
+            results = _run_layers(checkpoint, view, plan, batches, folder, place, watched)
+        else:
+            results = run_folder_backend(checkpoint, view, plan, batches, folder.path, progress)
+        for sentence in warn_of(results.records):
+            say(sentence)
+        yield CalibratedWeights(results, log_text(made_with, results.records), versions)
+        if place.processes.rank == 0:
+            folder.remove()
+
+
+def _say_nothing(sentence: str) -> None:
+    del sentence
+
+
+def _timed(progress: Progress | None, say: Note, first: int) -> Progress:
+    """Say after one layer how long the others will take, where that is long; and tell `progress` of every layer."""
+    started = time.monotonic()
+
+    def tell(what: str, done: int, total: int) -> None:
+        left = (total - done) * (time.monotonic() - started)
+        if done == first + 1 and left > LONG:
+            say(f"the first layer took {left / (total - done):.0f} s, all others will take {left / 60:.0f} minutes")
+        if progress:
+            progress(what, done, total)
+
+    return tell
+
+
+def _run_layers(
+    checkpoint: Checkpoint,
+    view: ModelView,
+    plan: Plan,
+    batches: Sequence[Int64[Tensor, "1 _"]],
+    folder: WorkFolder,
+    place: Workplace,
+    progress: Progress,
+) -> StoredResults:
+    return quantize_layers(
+        LayerModel(checkpoint, view, plan_factors(plan, view), place.device),
+        plan,
+        batches,
+        _layer_backend(plan.recipe.method),
+        folder,
+        processes=place.processes,
+        limit=place.states_memory,
+        progress=progress,
+    )
+
+
+def _layer_backend(method: MethodSettings) -> LayerBackend:
+    module, _, name = LAYER_BACKENDS[method.name, method.backend].partition(":")
+    made = getattr(importlib.import_module(module), name)
+    return made(method)
+
+
+def _made_with(checkpoint: Checkpoint, plan: Plan, versions: dict[str, str], place: Workplace) -> dict[str, Any]:
+    """The first line of the log."""
+    method = plan.recipe.method
+    assert plan.calibration is not None, "a plan that calibrates weights says on what"
+    return {
+        "method": method.name,
+        "backend": method.backend,
+        "settings": {name: value for name, value in method.model_dump().items() if name not in ("name", "backend")},
+        "versions": {name: version(name) for name in ("mvquant", "torch", "transformers")} | versions,
+        "model": folder_hash(checkpoint.folder),
+        "plan": plan.hash,
+        "calibration": plan.calibration.model_dump(mode="json"),
+        "processes": place.processes.size,
+        "device": place.device.type,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _fingerprint(made_with: dict[str, Any]) -> Fingerprint:
+    """What has to be the same to go on: threads too, as products of matrices are added up otherwise by more of them."""
+    return Fingerprint(
+        model=made_with["model"],
+        plan=made_with["plan"],
+        calibration=made_with["calibration"]["hash"],
+        settings={name: made_with[name] for name in ("method", "backend", "device", "threads")} | made_with["settings"],
+        versions=made_with["versions"],
+    )
+
+
+def _preflight(
+    plan: Plan,
+    view: ModelView,
+    batches: Sequence[Tensor],
+    work: Path,
+    place: Workplace,
+    say: Note,
+    *,
+    whole: bool,
+) -> None:
+    lengths = [batch.shape[1] for batch in batches]
+    count = place.processes.size
+    needs = predict(plan, view, lengths, place.states_memory, processes=count, whole=whole)
+    available = available_memory(place.device)
+    if place.device.type == "cpu":
+        available //= count
+    require_room(needs, available, available_disk(work))
+    say(needs.line(available, operations_per_second(place.device, getattr(torch, plan.dtype))))

@@ -1,0 +1,215 @@
+"""From a model's folder to a plan and a quantized checkpoint: the first half of the way; `pipeline` has all of it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxtyping import Int64
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from mvquant.arch import ModelView, model_view
+from mvquant.calibrated import (
+    HERE,
+    CalibratedWeights,
+    Note,
+    Workplace,
+    calibrated_weights,
+    record_of,
+    work_folder,
+)
+from mvquant.calibration import calibration_batches, calibration_texts
+from mvquant.checkpoint.folder import Checkpoint, open_checkpoint
+from mvquant.checkpoint.staging import check_writable
+from mvquant.checkpoint.write import DEFAULT_SHARD_BYTES, Progress, write_checkpoint
+from mvquant.errors import CheckpointError, PlanError
+from mvquant.layerwise import LOG_FILE, LayerModel, layerwise_stats
+from mvquant.methods import require_plan_fit
+from mvquant.plan import Plan
+from mvquant.policies import make_plan, require_rope
+from mvquant.recipe import Calibration, Recipe
+from mvquant.reference import reference_path, reference_texts
+from mvquant.stats import CalibrationStats
+
+REFERENCE = "reference"
+"""The word for the embedded reference model, and for its corpus."""
+
+LOADING = {"local_files_only": True, "trust_remote_code": False}
+
+DEFAULT_CORPUS = "Salesforce/wikitext:wikitext-2-raw-v1"
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """A model's folder and structure; no weight has been read."""
+
+    checkpoint: Checkpoint
+    view: ModelView
+
+
+def open_model(model: str) -> OpenModel:
+    """Open the word `reference`, a local folder, or a Hub id, to be quantized or analyzed.
+
+    Raises:
+        CheckpointError: no such model, an incomplete one, or one that is quantized already.
+        UnsupportedModelError: a family that is not in the table.
+    """
+    checkpoint = open_checkpoint(model_location(model))
+    quantized = getattr(checkpoint.config, "quantization_config", None)
+    if quantized is not None:
+        raise CheckpointError(f"{model} is quantized already: start from the model that it was made of")
+    return OpenModel(checkpoint, model_view(checkpoint.config))
+
+
+def model_location(model: str) -> str:
+    """Return the folder of the reference model for the word `reference`, and any other name as it is."""
+    return str(reference_path()) if model == REFERENCE else model
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load a tokenizer.
+
+    Raises:
+        CheckpointError: it is missing.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(folder, **LOADING)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder}: its tokenizer cannot be loaded ({str(error).splitlines()[0]})") from None
+
+
+def calibration_tokens(
+    model: str, opened: OpenModel, calibration: Calibration
+) -> tuple[str, list[Int64[Tensor, "1 length"]]]:
+    """Return the name of the calibration text, and its sequences.
+
+    Raises:
+        CalibrationError: text that cannot be had, or is shorter than one sequence.
+        CheckpointError: the tokenizer is missing.
+    """
+    source = calibration.source
+    if source == "auto":
+        source = REFERENCE if model == REFERENCE else DEFAULT_CORPUS
+    split, column = calibration.split, calibration.column
+    texts = reference_texts() if source == REFERENCE else calibration_texts(source, split, column)
+    tokenizer = load_tokenizer(opened.checkpoint.folder)
+    longest = getattr(opened.checkpoint.config, "max_position_embeddings", calibration.length)
+    length = min(calibration.length, longest)
+    batches = calibration_batches(tokenizer, texts, calibration.sequences, length, calibration.seed, calibration.chat)
+    return source, batches
+
+
+def measure(
+    model: str,
+    opened: OpenModel,
+    calibration: Calibration,
+    progress: Progress | None = None,
+    place: Workplace = HERE,
+) -> CalibrationStats:
+    """Run the model over calibration text, a layer at a time, and return its Q, K and V statistics.
+
+    Raises:
+        CalibrationError: text that cannot be had, or is shorter than one sequence.
+    """
+    source, batches = calibration_tokens(model, opened, calibration)
+    return layerwise_stats(
+        LayerModel(opened.checkpoint, opened.view, device=place.device),
+        batches,
+        source=source,
+        seed=calibration.seed,
+        processes=place.processes,
+        limit=place.states_memory,
+        progress=progress,
+    )
+
+
+def plan_model(
+    model: str, recipe: Recipe, opened: OpenModel, progress: Progress | None = None, place: Workplace = HERE
+) -> Plan:
+    """Decide what becomes of every weight; the model is run only if the policy measures."""
+    require_rope(opened.view, recipe)
+    stats, record = None, None
+    if recipe.needs_statistics:
+        stats = measure(model, opened, recipe.calibration, progress, place)
+    elif recipe.calibrates_weights:
+        source, batches = calibration_tokens(model, opened, recipe.calibration)
+        record = record_of(batches, source, recipe.calibration.seed)
+    return make_plan(opened.view, recipe, model=model, dtype=opened.checkpoint.dtype, stats=stats, calibration=record)
+
+
+def quantize(
+    opened: OpenModel,
+    plan: Plan,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    shard_bytes: int = DEFAULT_SHARD_BYTES,
+    progress: Progress | None = None,
+    place: Workplace = HERE,
+    note: Note | None = None,
+) -> None:
+    """Write the model, quantized as the plan says, to `out`.
+
+    Args:
+        opened: the model.
+        plan: what to do.
+        out: a new folder. Calibrated methods keep work in progress beside it, for `place.resume`.
+        overwrite: replace `out`.
+        shard_bytes: largest weight file.
+        progress: told how far it is.
+        place: where and how a calibrated method runs.
+        note: told, in a sentence, what a person should know.
+
+    Raises:
+        MvquantError: it cannot be quantized, or not be written.
+    """
+    if place.processes.rank == 0:
+        check_writable(out, overwrite=overwrite)
+    if not plan.recipe.calibrates_weights:
+        if place.processes.rank == 0:
+            _write(opened, plan, out, None, overwrite=overwrite, shard_bytes=shard_bytes, progress=progress)
+        return
+    require_plan_fit(plan, opened.view)
+    _, batches = calibration_tokens(plan.model, opened, _recorded(plan))
+    with calibrated_weights(
+        opened.checkpoint,
+        opened.view,
+        plan,
+        batches,
+        work_folder(out),
+        place=place,
+        progress=progress,
+        note=note,
+    ) as made:
+        if place.processes.rank == 0:
+            named = plan.model_copy(update={"made_with": plan.made_with | made.versions})
+            _write(opened, named, out, made, overwrite=overwrite, shard_bytes=shard_bytes, progress=progress)
+
+
+def _recorded(plan: Plan) -> Calibration:
+    """The calibration text that a plan was made with, as a recipe names it."""
+    if plan.calibration is None:
+        raise PlanError("the plan names no calibration text: plan again")
+    return plan.recipe.calibration.model_copy(update={"source": plan.calibration.source})
+
+
+def _write(
+    opened: OpenModel,
+    plan: Plan,
+    out: Path,
+    made: CalibratedWeights | None,
+    *,
+    overwrite: bool,
+    shard_bytes: int,
+    progress: Progress | None,
+) -> None:
+    write_checkpoint(
+        opened.checkpoint,
+        opened.view,
+        plan,
+        out,
+        overwrite=overwrite,
+        shard_bytes=shard_bytes,
+        results=None if made is None else made.results,
+        more_files=None if made is None else {LOG_FILE: made.log},
+        progress=progress,
+    )

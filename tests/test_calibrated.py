@@ -1,0 +1,163 @@
+"""Calibrated methods from plan to checkpoint: the plan's own text, nothing lost by interruptions, a log."""
+
+import json
+
+import pytest
+import torch
+
+from mvquant import calibrated, pipeline
+from mvquant.calibrated import LAYER_BACKENDS, work_folder
+from mvquant.errors import PlanError, UsageError
+from mvquant.layerwise import ALONE
+from mvquant.layerwise.log import LOG_FILE
+from mvquant.plan import load_plan
+from mvquant.recipe import Calibration, Recipe, Weights
+from mvquant.scheme import WeightScheme
+from mvquant.stats import token_hash
+from tests.layerwise.examples import StoppedError
+
+CALIBRATION = Calibration(sequences=3, length=64)
+STATIC = Recipe(
+    summary="t", weights=Weights(scheme=WeightScheme.model_validate("w8a8-static")), calibration=CALIBRATION
+)
+
+
+@pytest.fixture(scope="module")
+def opened():
+    return pipeline.open_model("reference")
+
+
+@pytest.fixture(scope="module")
+def plan(opened):
+    return pipeline.plan_model("reference", STATIC, opened)
+
+
+@pytest.fixture
+def backend(monkeypatch):
+    """Have plain rounding done by a backend of the tests."""
+
+    def use(name):
+        monkeypatch.setitem(LAYER_BACKENDS, ("rtn", "mvquant"), f"tests.layerwise.examples:{name}")
+
+    return use
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != LOG_FILE}
+
+
+def log_of(folder):
+    return [json.loads(line) for line in (folder / LOG_FILE).read_text().splitlines()]
+
+
+def test_a_plan_for_calibrated_weights_names_its_text_and_measures_nothing(plan, opened, monkeypatch):
+    monkeypatch.setattr("mvquant.quantizing.layerwise_stats", None)
+    again = pipeline.plan_model("reference", STATIC, opened)
+    _, batches = pipeline.calibration_tokens("reference", opened, CALIBRATION)
+    assert again.calibration.hash == token_hash(batches) == plan.calibration.hash
+    assert (again.calibration.source, again.calibration.sequences, again.calibration.length) == ("reference", 3, 64)
+
+
+def test_the_checkpoint_says_what_it_was_made_with(plan, opened, tmp_path, monkeypatch):
+    monkeypatch.setattr("mvquant.calibrated.registry.require", lambda _name: {"some-package": "1.2"})
+    said = []
+    pipeline.quantize(opened, plan, tmp_path / "out", note=said.append)
+    header, *modules = log_of(tmp_path / "out")
+    assert (header["method"], header["backend"], header["settings"]) == ("rtn", "mvquant", {})
+    assert header["versions"]["some-package"] == "1.2"
+    assert header["versions"]["torch"] == torch.__version__
+    assert header["plan"] == plan.hash
+    assert header["calibration"]["hash"] == plan.calibration.hash
+    assert [record["module"] for record in modules] == [module.name for module in plan.modules]
+    assert all(record["tokens"] == 3 * 64 for record in modules)
+    written = load_plan(tmp_path / "out" / "plan.json")
+    assert written.made_with["some-package"] == "1.2"
+    assert written.hash == plan.hash
+    assert "of memory" in said[0]
+    assert not work_folder(tmp_path / "out").exists()
+
+
+def test_text_that_changed_since_the_plan_is_refused(opened, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("the river runs. " * 200)
+    recipe = STATIC.model_copy(update={"calibration": CALIBRATION.model_copy(update={"source": str(text)})})
+    plan = pipeline.plan_model("reference", recipe, opened)
+    text.write_text("the river ran away. " * 200)
+    with pytest.raises(PlanError, match=r"text\.txt.*plan again"):
+        pipeline.quantize(opened, plan, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["text.txt"]
+
+
+def test_an_interrupted_run_is_refused_then_resumed_to_the_same_bytes(plan, opened, tmp_path, backend):
+    pipeline.quantize(opened, plan, tmp_path / "whole")
+    backend("StopsOnce")
+    with pytest.raises(StoppedError):
+        pipeline.quantize(opened, plan, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.work", "whole"]
+    with pytest.raises(UsageError, match=r"out\.work holds an interrupted quantization \(2 layers done\).*--resume"):
+        pipeline.quantize(opened, plan, tmp_path / "out")
+    said = []
+    place = pipeline.Workplace(resume=True)
+    pipeline.quantize(opened, plan, tmp_path / "out", place=place, note=said.append)
+    assert any("going on after layer 2 of 4" in sentence for sentence in said)
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+    assert [line.get("module") for line in log_of(tmp_path / "out")] == [
+        line.get("module") for line in log_of(tmp_path / "whole")
+    ]
+    assert not work_folder(tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "value", "named"),
+    [
+        ("mvquant.calibrated.folder_hash", lambda _folder: "other", "the model"),
+        ("mvquant.calibrated.registry.require", lambda _name: {"some-package": "2"}, r"some-package \(None, now 2\)"),
+        ("mvquant.calibrated.version", lambda name: "0", r"torch \(.*, now 0\)"),
+        ("torch.get_num_threads", lambda: 99, r"threads \(1, now 99\)"),
+    ],
+)
+def test_work_that_was_begun_otherwise_is_not_resumed(
+    target, value, named, plan, opened, tmp_path, backend, monkeypatch
+):
+    backend("StopsOnce")
+    with pytest.raises(StoppedError):
+        pipeline.quantize(opened, plan, tmp_path / "out")
+    monkeypatch.setattr(target, value)
+    with pytest.raises(UsageError, match=f"cannot be resumed.*{named}"):
+        pipeline.quantize(opened, plan, tmp_path / "out", place=pipeline.Workplace(resume=True))
+
+
+def test_another_text_or_plan_is_not_resumed(plan, opened, tmp_path, backend):
+    backend("StopsOnce")
+    with pytest.raises(StoppedError):
+        pipeline.quantize(opened, plan, tmp_path / "out")
+    seed = STATIC.model_copy(update={"calibration": CALIBRATION.model_copy(update={"seed": 1})})
+    other = pipeline.plan_model("reference", seed, opened)
+    with pytest.raises(UsageError, match="the plan, the calibration text"):
+        pipeline.quantize(opened, other, tmp_path / "out", place=pipeline.Workplace(resume=True))
+
+
+def test_what_does_not_fit_is_refused_before_any_work(plan, opened, tmp_path, monkeypatch):
+    monkeypatch.setattr(calibrated, "available_memory", lambda _device: 1000)
+    with pytest.raises(UsageError, match="of memory at the peak"):
+        pipeline.quantize(opened, plan, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_packages_that_take_whole_models_work_in_one_process(plan, opened, tmp_path, monkeypatch):
+    class Two(type(ALONE)):
+        size = 2
+
+    monkeypatch.delitem(LAYER_BACKENDS, ("rtn", "mvquant"))
+    with pytest.raises(UsageError, match="without torchrun"):
+        pipeline.quantize(opened, plan, tmp_path / "out", place=pipeline.Workplace(processes=Two()))
+
+
+def test_every_layer_backend_can_be_made():
+    for method, _ in LAYER_BACKENDS:
+        weights = (
+            Weights(scheme=WeightScheme.model_validate("w8a8"), method={"name": method})
+            if method != "awq"
+            else (Weights(scheme=WeightScheme(bits=4), method={"name": method}))
+        )
+        assert calibrated._layer_backend(weights.method).sees_rounded in (True, False)
