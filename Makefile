@@ -16,6 +16,8 @@ check: test
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	# without what it asks for: triton (1 GB) is of no use here, the rest is there
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps autoawq
 	touch $@
 
 clean:

@@ -98,7 +98,7 @@ def _quantizer(
     """Give a function that writes a checkpoint, and goes on where it was interrupted."""
 
     def quantize(plan: Plan, folder: Path) -> None:
-        place = pipeline.Workplace(resume=True, device=pipeline.own_device(setting.device))
+        place = pipeline.Workplace(resume=True, device=pipeline.usable_device(pipeline.own_device(setting.device)))
         pipeline.quantize(opened, plan, folder, progress=progress, place=place, note=note)
 
     return quantize

@@ -163,6 +163,8 @@ def impossible(scheme: WeightScheme, method: MethodSettings) -> str | None:
         return f"{method.name} rounds weights only, not activations ({scheme.name}): use smoothquant, gptq or rtn"
     if method.backend in ("gptqmodel", "auto-gptq") and scheme.activations:
         return f"{method.backend} rounds weights only, not activations ({scheme.name}): use backend llmcompressor"
+    if (method.name, method.backend, scheme.bits) == ("awq", "gptqmodel", 8):
+        return "awq by gptqmodel loses far more than rounding to nearest at 8 bits: use backend llmcompressor, or rtn"
     if method.backend == "autoawq" and (scheme.bits != 4 or scheme.symmetric):
         return f"autoawq does 4 bits with zero points only, not {scheme.name}: use w4a16-asym, or backend llmcompressor"
     return None

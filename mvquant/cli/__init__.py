@@ -7,17 +7,17 @@ import typer
 
 from mvquant import __version__
 from mvquant.cli.analyze import analyze
+from mvquant.cli.backends import backends
 from mvquant.cli.compare import compare
 from mvquant.cli.evaluate import evaluate
+from mvquant.cli.foreign_logs import quiet_foreign_logs
 from mvquant.cli.plan import plan
 from mvquant.cli.quantize import quantize
 from mvquant.cli.recipes import recipes, schemes
 from mvquant.cli.report import report
-from mvquant.cli.terminal import err, out
+from mvquant.cli.terminal import INTERRUPTED, WorkKept, err, out
 from mvquant.cli.verdict import verdict
 from mvquant.errors import MvquantError
-
-INTERRUPTED = 130
 
 app = typer.Typer(
     name="mvquant",
@@ -36,6 +36,7 @@ app.command("report")(report)
 app.command("verdict")(verdict)
 app.command("schemes")(schemes)
 app.add_typer(recipes, name="recipes")
+app.add_typer(backends, name="backends")
 
 
 def _print_version(wanted: bool | None) -> None:
@@ -55,13 +56,14 @@ def _top(
 
 def main() -> None:
     """Run the command line; exit with 0, 1 (failed), 2 (asked for something wrong) or 130 (interrupted)."""
+    quiet_foreign_logs()
     try:
         app()
     except MvquantError as error:
         err.print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False)
         sys.exit(error.exit_code)
     except SystemExit as stop:
-        if stop.code == INTERRUPTED:
+        if stop.code == INTERRUPTED and not isinstance(stop, WorkKept):
             err.print("interrupted; nothing was left behind")
         raise
 
