@@ -23,7 +23,7 @@ _SHOWN = {
     f"mvquant per channel, chunks of 32, 8-bit scales{BEFORE}": "channel, before RoPE",
     f"mvquant static{BEFORE}": "static, before RoPE",
 }
-"""The formats whose aims are shown: the defaults of `key_plan` and of recipes, and the one with the least error."""
+"""The formats whose aims are shown: the defaults of `key_plan` and of recipes, and the smallest."""
 
 
 def aims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """A whole comparison, in order: open the model, find what to ask, plan, answer, judge, write the tables."""
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from mvquant.evaluation.missing import describe_missing
 from mvquant.evaluation.run import Progress
 from mvquant.evaluation.tasks import AvailableTasks
 from mvquant.evaluation.text_length import count_tokens
+from mvquant.evaluation.whole_file import save_whole
 from mvquant.plan import Plan
 from mvquant.recipe import Calibration
 from mvquant.reference import reference_texts
@@ -164,22 +164,8 @@ def _measure_once(
             )
             if len(known) == 1:
                 analysis = analyze(opened.view, known[calibration], model=model)
-                _save_whole(out / ANALYSIS_FILE, lambda path: save_analysis(analysis, path))
-                _save_whole(out / STATS_FILE, lambda path: save_stats(known[calibration], path))
+                save_whole(out / ANALYSIS_FILE, lambda path: save_analysis(analysis, path))
+                save_whole(out / STATS_FILE, lambda path: save_stats(known[calibration], path))
         return known[calibration]
 
     return measure
-
-
-def _save_whole(path: Path, save: Callable[[Path], None]) -> None:
-    """Have a file written beside its place, and put there when it is complete."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        try:
-            save(beside)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        message = f"cannot write {path}: {error}"
-        raise EvaluationError(message) from None

@@ -12,13 +12,18 @@ from typing import Any
 from mvquant.arch import FAMILIES
 from mvquant.evaluation import EvalResult, load_results
 from mvquant.report import markdown_table, verdict_chart
+from mvquant.report.cache_chart import BitsPoint, CachePanel, cache_chart
 from mvquant.report.verdict import Verdict, judge
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
 CHART = ROOT / "docs" / "verdict.svg"
+CACHE_CHART = ROOT / "docs" / "cache.svg"
 SCALES = {"token": "per token", "channel": "per channel", "static": "in the plan"}
+KEY_FORMATS = ("mvquant per channel, chunks of 32, 8-bit scales, before RoPE", "mvquant static, before RoPE")
+JUDGED = {"bits": "33 to 65", "bits, mirrored": "0 to 32"}
+READING = re.compile(r"(?P<what>q?k)(?P<bits>[\d.]+)-(?P<policy>.+)-(?P<scales>token|channel|static)")
 POLICIES = {
     "none": "nobody",
     "random": "random pairs",
@@ -50,10 +55,84 @@ def _cache_row(verdict: Verdict) -> list[str]:
     lost = [verdict.lost(group) for group in ("contextual", "parametric")]
     if verdict.comparison is None:
         return ["nothing", "16", "16.00", "", passkey, *lost]
-    rounded, policy, scales = re.fullmatch(r"(q?k[\d.]+)-(.+)-(token|channel|static)", verdict.name).groups()
-    what = "Q and K" if rounded.startswith("q") else "K"
+    found = _reading(verdict.name)
+    what = "Q and K" if found["what"] == "qk" else "K"
     counted = f"{verdict.result.subject.bits_per_cached_key:.2f}"
-    return [f"{what}, scales {SCALES[scales]}", rounded.lstrip("qk"), counted, POLICIES[policy], passkey, *lost]
+    scales = SCALES[found["scales"]]
+    return [f"{what}, scales {scales}", found["bits"], counted, POLICIES[found["policy"]], passkey, *lost]
+
+
+def _reading(name: str) -> re.Match[str]:
+    found = READING.fullmatch(name)
+    assert found, f"{name} is no variant of benchmarks/reading.py"
+    return found
+
+
+def draw_cache() -> None:
+    """Reading and recall against bits: the picture beside the table."""
+    full, *others = load_results(RESULTS / "reading.jsonl")
+
+    def points(what: str, scales: str, policy: str, *, counted: bool) -> list[BitsPoint]:
+        named = [(_reading(result.subject.model), result) for result in others]
+        return [
+            BitsPoint(result.subject.bits_per_cached_key if counted else float(found["bits"]), result)
+            for found, result in named
+            if (found["what"], found["scales"], found["policy"]) == (what, scales, policy)
+        ]
+
+    def panel(title: str, what: str, scales: str, axis: str, *, counted: bool) -> CachePanel:
+        protected, alike = (points(what, scales, policy, counted=counted) for policy in ("sensitivity", "none"))
+        return CachePanel(title, protected, alike, axis)
+
+    label, everything = "average bits of a key, scales aside", "bits of a key, everything counted"
+    panels = [
+        panel("K, a scale per token", "k", "token", label, counted=False),
+        panel("Q and K, a scale per token", "qk", "token", label, counted=False),
+        panel("K, a scale per channel (default)", "k", "channel", everything, counted=True),
+    ]
+    cache_chart(panels, full, CACHE_CHART)
+
+
+def kvcache() -> str:
+    """Decoding with a packed cache, and what it holds, against bfloat16 and transformers' own."""
+    report = _read(RESULTS / "kvcache.json")
+    contexts = sorted({result["context"] for result in report["results"]})
+    by_cache: dict[str, dict[int, dict[str, Any]]] = {}
+    for result in report["results"]:
+        by_cache.setdefault(result["cache"], {})[result["context"]] = result
+    rows = [
+        [
+            name,
+            *(f"{found[context]['speed_to_bfloat16']:.2f}" for context in contexts),
+            f"{found[contexts[-1]]['bits_per_value']:.2f}",
+            f"{found[contexts[-1]]['bytes_to_bfloat16']:.3f}",
+        ]
+        for name, found in by_cache.items()
+    ]
+    return (
+        f"Decoding with one layer of Llama-3-8B's shape on {report['threads']} thread(s) of "
+        f"{report['machine']['cpu']}, tokens/s relative to the bfloat16 cache by tokens cached, and what is held at "
+        f"{contexts[-1]} (`OMP_NUM_THREADS={report['threads']} {report['command']}`; load average "
+        f"{report['machine']['load_average']}, clock `{report['clock']}`):\n\n"
+        + _table(["", *map(str, contexts), "bits per value", "bytes"], rows)
+    )
+
+
+def attention() -> str:
+    """What the default key format and the smallest one reach on Llama-2-7B, at equal bits, in both directions."""
+    found = {
+        (aim["table"], aim["budget"], aim["method"]): aim
+        for aim in _read(RESULTS / "attention.json")["aims"]
+        if aim["table"] in JUDGED
+    }
+    rows: list[list[str]] = []
+    for table, budget in dict.fromkeys((table, budget) for table, budget, _ in found):
+        default, static = (found[table, budget, method] for method in KEY_FORMATS)
+        ratios = [default["to_best_uniform"], default["to_block_gtq"], static["to_best_uniform"]]
+        cells = [f"{each['ratio']:.2f} [{each['low']:.2f}, {each['high']:.2f}]" for each in ratios]
+        rows.append([f"{budget:g}", JUDGED[table], *cells])
+    header = ["bits", "tokens", "default / best uniform", "default / Block-GTQ's rule", "static / best uniform"]
+    return _table(header, rows)
 
 
 def reference() -> str:
@@ -108,6 +187,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "cache": cache,
     "reference": reference,
     "speed": speed,
+    "kvcache": kvcache,
+    "attention": attention,
     "families": families,
 }
 
@@ -148,3 +229,4 @@ def _read(path: Path) -> dict[str, Any]:
 if __name__ == "__main__":
     README.write_text(rendered(README.read_text(encoding="utf-8")), encoding="utf-8")
     verdict_chart(_main_results(), CHART)
+    draw_cache()

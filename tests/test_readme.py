@@ -35,7 +35,7 @@ def commands():
 
 
 def test_the_commands_run_in_order(tmp_path):
-    assert len(commands()) == 5
+    assert len(commands()) == 8
     for command in commands():
         limited = f"{command} --limit 8" if command.startswith(("mvquant eval", "mvquant compare")) else command
         run = subprocess.run(

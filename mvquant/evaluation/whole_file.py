@@ -1,13 +1,27 @@
 """Files that appear only when they are complete."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from mvquant.errors import EvaluationError
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file that appears only when it is complete.
+    """Write a text file that appears only when it is complete.
+
+    Raises:
+        EvaluationError: the disk is full, say.
+    """
+
+    def save(beside: Path) -> None:
+        beside.write_text(text, encoding="utf-8")
+
+    save_whole(path, save)
+
+
+def save_whole(path: Path, save: Callable[[Path], None]) -> None:
+    """Have a file written beside its place, and put there when it is complete.
 
     Raises:
         EvaluationError: the disk is full, say.
@@ -16,7 +30,7 @@ def write_whole(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            beside.write_text(text, encoding="utf-8")
+            save(beside)
             beside.replace(path)
         finally:
             beside.unlink(missing_ok=True)
