@@ -164,7 +164,10 @@ def impossible(scheme: WeightScheme, method: MethodSettings) -> str | None:
     if method.backend in ("gptqmodel", "auto-gptq") and scheme.activations:
         return f"{method.backend} rounds weights only, not activations ({scheme.name}): use backend llmcompressor"
     if (method.name, method.backend, scheme.bits) == ("awq", "gptqmodel", 8):
-        return "awq by gptqmodel loses far more than rounding to nearest at 8 bits: use backend llmcompressor, or rtn"
+        return (
+            "awq by gptqmodel rounds and packs in 16-bit floats, which cannot tell integers of 8 bits apart: use rtn, "
+            "or backend llmcompressor"
+        )
     if method.backend == "autoawq" and (scheme.bits != 4 or scheme.symmetric):
         return f"autoawq does 4 bits with zero points only, not {scheme.name}: use w4a16-asym, or backend llmcompressor"
     return None

@@ -27,7 +27,7 @@ EQUAL = 0.01
 
 _MOST_BITS = 8
 
-_KINDS: dict[KeyScales, str] = {"static": "static-scales", "token": "token-scales", "channel": "channel-scales"}
+_KINDS: dict[KeyScales, str] = {"token": "token-scales", "channel": "channel-scales"}
 
 Shuffle = Callable[[tuple[int, ...]], tuple[int, ...]]
 
@@ -62,7 +62,7 @@ def equal_cache_controls(plan: Plan, make: Planner, seed: int) -> Iterator[Contr
         return
     yield from _other_pairs(plan, plan.cache, keys, seed)
     yield from _alike(plan, keys, "even-keys", make)
-    for scales in ("token", "channel"):
+    for scales in _KINDS:
         if scales != keys.scales:
             other = KeyCache(bits=1.0, policy="none", scales=scales, stage=keys.stage)
             yield from _alike(plan, other, _KINDS[scales], make)

@@ -170,7 +170,9 @@ class Comparing:
             return job
         self.note(f"{job.variant}: quantizing by {job.plan.recipe.method.name}")
         try:
-            folder = quantized_folder(job.variant, job.plan, self.baseline.quantize, self.store.folder)
+            folder = quantized_folder(
+                job.variant, job.plan, self.baseline.hash, self.baseline.quantize, self.store.folder
+            )
         except MvquantError as error:
             self._keep(job, Part(QUANTIZING, failure=str(error)))
             return None

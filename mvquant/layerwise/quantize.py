@@ -36,8 +36,8 @@ def quantize_layers(
     """Quantize every planned weight, going on where the work folder stops.
 
     Every layer is calibrated on what the layers before it give with their weights in the base scheme (or as they were,
-    if that is the method's way), whichever rows are protected: so protecting rows leaves the integers of all others as
-    they are.
+    if that is the method's way), whichever of their rows are protected: so protecting rows leaves the integers of all
+    others as they are. A module that is protected whole has another base scheme, which later layers see.
 
     Args:
         model: the model, with what the plan folds.

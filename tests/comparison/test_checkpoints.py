@@ -87,8 +87,11 @@ def test_an_older_plan_of_the_same_variant_makes_room(world, tmp_path):
         )
         for scheme in ("w4a16-row", "w3a16-row")
     )
-    for name, plan in (("x", first), ("x", second), ("x", second), ("x-y", first), ("x", second)):
-        quantized_folder(name, plan, quantize, tmp_path)
-    left = {path.name for path in (tmp_path / CHECKPOINTS).iterdir()}
-    assert left == {f"x-{second.hash[:16]}", f"x-y-{first.hash[:16]}"}
+    asked = [("x", first), ("x", second), ("x", second), ("x-y", first), ("x", second)]
+    found = [quantized_folder(name, plan, "a model", quantize, tmp_path) for name, plan in asked]
+    assert {path.name for path in (tmp_path / CHECKPOINTS).iterdir()} == {found[1].name, found[3].name}
     assert len(made) == 3
+    again = quantized_folder("x", second, "the model, trained on", quantize, tmp_path)
+    assert again not in found
+    assert not found[1].exists()
+    assert len(made) == 4

@@ -34,11 +34,6 @@ def _mistakes(plan: Plan, view: ModelView) -> Iterator[str]:
 def _awq_mistakes(plan: Plan, view: ModelView, method: Awq) -> Iterator[str]:
     if method.grid_points != AWQ_GRID_POINTS:
         yield f"grid_points {method.grid_points}: its AWQ tries {AWQ_GRID_POINTS}; leave it out, or use llmcompressor"
-    if any(module.scheme.bits == 8 for module in plan.modules):
-        yield (
-            "its AWQ rounds and packs in the model's 16-bit floats, which cannot tell integers of 8 bits apart: it "
-            "came out worse than rounding to nearest; use rtn or gptq, or backend llmcompressor"
-        )
     if plan.dtype == "float32":
         yield "its AWQ has no kernel for float32 models; store the model as bfloat16, or use backend llmcompressor"
     uneven = [module.name for module in plan.modules if module.rows % AWQ_ROWS]

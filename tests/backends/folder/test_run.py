@@ -80,7 +80,6 @@ def test_a_missing_package_is_named_with_its_install_command(opened, tmp_path, m
         ("scheme: w4a16-g64, method: {name: awq, backend: gptqmodel, grid_points: 10}", "none", "grid_points 10"),
         ("scheme: w4a16-g64-asym, method: {name: awq, backend: autoawq, grid_points: 10}", "none", "grid_points 10"),
         (f"scheme: w4a16-g64, {AWQ}", "whole-module", "rounds all modules in one scheme"),
-        (f"scheme: w8a16-g64, {AWQ}", "none", "cannot tell integers of 8 bits apart"),
         (AUTOAWQ, "whole-module", "rounds all modules in one scheme"),
         (f"{AUTOAWQ}, ignore: ['*.o_proj']", "none", "cannot leave modules out"),
     ],
