@@ -62,10 +62,10 @@ def equal_cache_controls(plan: Plan, make: Planner, seed: int) -> Iterator[Contr
         return
     yield from _other_pairs(plan, plan.cache, keys, seed)
     yield from _alike(plan, keys, "even-keys", make)
-    for scales in _KINDS:
+    for scales, kind in _KINDS.items():
         if scales != keys.scales:
             other = KeyCache(bits=1.0, policy="none", scales=scales, stage=keys.stage)
-            yield from _alike(plan, other, _KINDS[scales], make)
+            yield from _alike(plan, other, kind, make)
 
 
 def _prefers_pairs(cache: CachePlan, keys: KeyCache) -> bool:
