@@ -6,6 +6,7 @@ from pathlib import Path
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from mvquant.evaluation import EvalResult, Knowledge
 from mvquant.report.charts import page, tidy, write_figure
@@ -42,16 +43,22 @@ def cache_chart(panels: Sequence[CachePanel], full: EvalResult, path: Path) -> N
         full: the model with an ordinary cache.
         path: the picture; its ending chooses the format. Equal results give an equal file.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with rc_context({"svg.hashsalt": "mvquant"}):
+        write_figure(cache_figure(panels, full), path)
+
+
+def cache_figure(panels: Sequence[CachePanel], full: EvalResult) -> Figure:
+    """Draw what `cache_chart` writes."""
     figure = page(3.6 * len(panels), 3.8)
     axes_row: Sequence[Axes] = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, panel in zip(axes_row, panels, strict=True):
         _draw(axes, panel, full)
+    axes_row[0].set_ylim(top=101)  # after all panels: it ends the scaling to what they hold
     axes_row[0].set_ylabel("chance-corrected accuracy, %")
     handles, labels = axes_row[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with rc_context({"svg.hashsalt": "mvquant"}):
-        write_figure(figure, path)
+    return figure
 
 
 def _draw(axes: Axes, panel: CachePanel, full: EvalResult) -> None:
@@ -64,7 +71,6 @@ def _draw(axes: Axes, panel: CachePanel, full: EvalResult) -> None:
             _line(axes, points, group, protects=protects, label=label)
     axes.set_title(panel.title, fontsize=10)
     axes.set_xlabel(panel.axis)
-    axes.set_ylim(top=102)
     axes.grid(color="0.92")
     axes.set_axisbelow(True)
     tidy(axes)

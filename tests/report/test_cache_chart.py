@@ -1,6 +1,6 @@
 import re
 
-from mvquant.report.cache_chart import BitsPoint, CachePanel, cache_chart
+from mvquant.report.cache_chart import BitsPoint, CachePanel, cache_chart, cache_figure
 from tests.evaluation.examples import make_result
 
 FULL = make_result("reference", {"passkey": 0.9, "recall_cities": 0.8})
@@ -24,3 +24,11 @@ def test_points_are_joined_by_rising_bits_whatever_their_order(tmp_path):
     for name, panel in (("one.svg", PANEL), ("two.svg", turned)):
         cache_chart([panel], FULL, tmp_path / name)
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+
+
+def test_no_panel_cuts_off_what_another_one_lost():
+    bad = make_result("k1", {"passkey": 0.1, "recall_cities": 0.8})
+    lost = CachePanel("Q and K", protected=PANEL.protected, alike=[BitsPoint(1.0, bad)])
+    first, second = cache_figure([PANEL, lost], FULL).axes
+    assert first.get_ylim() == second.get_ylim()
+    assert first.get_ylim()[0] < 100 * bad.groups["contextual"].corrected.low
