@@ -1,15 +1,32 @@
 """Child processes that work for us: logged, watched, and never left running."""
 
+import codecs
+import io
 import os
+import selectors
 import signal
 import subprocess
+import threading
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from mvquant.checkpoint.staging import raised_termination
 from mvquant.errors import BackendError
 
 LAST_LINES = 12
+POLL_SECONDS = 0.1
+"""How long it takes to notice that a command has ended whose own children hold its pipe."""
+
+READ_BYTES = 2**20
+"""Of one read: no less than a pipe holds, so that one read empties it."""
+
+PARENT = "MVQUANT_PARENT"
+"""Environment variable of every command: the process that it works for."""
+
+WATCH_SECONDS = 1.0
 
 
 def run_logged(
@@ -24,8 +41,9 @@ def run_logged(
 ) -> None:
     """Run a command to its end, with its output in a file.
 
-    Whatever ends this process's part (an error, an interrupt, a termination signal that is raised) ends the command and
-    all that it started.
+    Whatever ends this process's part (an error, an interrupt, a termination signal) ends the command and all that it
+    started; so does the command's own end. When this process is killed outright, only a command that calls
+    `end_with_parent` ends with it.
 
     Args:
         command: program and arguments.
@@ -38,13 +56,14 @@ def run_logged(
 
     Raises:
         BackendError: it could not be started, failed, or was killed; with its last lines.
+        SystemExit: this process was asked to end by SIGTERM, in its main thread.
     """
     last: deque[str] = deque(maxlen=LAST_LINES)
-    with log.open("a", encoding="utf-8") as file:
+    with log.open("a", encoding="utf-8") as file, raised_termination():
         process = _started([str(part) for part in command], what, environment, folder)
         try:
-            for line in process.stdout or ():
-                file.write(line)
+            for line in _lines(process):
+                file.write(f"{line}\n")
                 last.append(line.rstrip())
                 if report:
                     report(line.rstrip())
@@ -58,16 +77,14 @@ def run_logged(
 
 def _started(
     command: list[str], what: str, environment: dict[str, str] | None, folder: Path | None
-) -> "subprocess.Popen[str]":
+) -> "subprocess.Popen[bytes]":
     try:
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env={**os.environ, **(environment or {})},
+            env={**os.environ, **(environment or {}), PARENT: str(os.getpid())},
             cwd=folder,
             start_new_session=True,
         )
@@ -75,13 +92,58 @@ def _started(
         raise BackendError(f"{what} could not be started: {error}") from None
 
 
-def _end(process: "subprocess.Popen[str]") -> None:
-    """Kill what still runs, with its children."""
-    if process.poll() is None:
+def _lines(process: "subprocess.Popen[bytes]") -> Generator[str]:
+    """Lines that a process says, without their ends."""
+    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")("replace"), translate=True)
+    begun = ""
+    for read in _reads(process):
+        *lines, begun = (begun + decoder.decode(read)).split("\n")
+        yield from lines
+    begun += decoder.decode(b"", final=True)
+    if begun:
+        yield begun.removesuffix("\n")
+
+
+def _reads(process: "subprocess.Popen[bytes]") -> Generator[bytes]:
+    """What a process writes until it has ended, even if others hold its pipe open after that."""
+    assert process.stdout is not None, "it was started with a pipe"
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        ended = False
+        while not ended:
+            # asked before the read, so that the last read finds all that the process has written
+            ended = process.poll() is not None
+            if selector.select(0 if ended else POLL_SECONDS):
+                read = os.read(process.stdout.fileno(), READ_BYTES)
+                if not read:
+                    return
+                yield read
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Kill what still runs of a process and of all that it started, which share its group."""
+    process.poll()
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    process.wait()
     if process.stdout:
         process.stdout.close()
+
+
+def end_with_parent() -> None:
+    """Kill this process, with its group if it leads one, as soon as the process that it works for is gone.
+
+    That is the one that called `run_logged`; without it, the one that is the parent now.
+    """
+    parent = int(os.environ.get(PARENT) or os.getppid())
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(WATCH_SECONDS)
+    leads = os.getpgrp() == os.getpid()
+    (os.killpg if leads else os.kill)(os.getpid(), signal.SIGKILL)
 
 
 def _fate(code: int) -> str:

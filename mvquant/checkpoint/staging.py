@@ -29,7 +29,7 @@ def staged_folder(out: Path, *, overwrite: bool = False) -> Generator[Path]:
     except OSError as error:
         raise CheckpointError(f"{out}: cannot write there ({error.strerror})") from None
     try:
-        with _raised_termination():
+        with raised_termination():
             yield stage
             _publish(stage, out)
     except OSError as error:
@@ -78,13 +78,21 @@ class _Terminated(BaseException):
 
 
 @contextmanager
-def _raised_termination() -> Generator[None]:
+def raised_termination() -> Generator[None]:
+    """Raise a termination signal where the work is going on, so that it is cleaned up; then exit with its code.
+
+    Outside the main thread, which alone can handle signals, it does nothing.
+
+    Raises:
+        SystemExit: this process was asked to end.
+    """
+
     def stop(number: int, _frame: FrameType | None) -> None:
         raise _Terminated(f"signal {number}")
 
     try:
         before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not in the main thread: the caller handles signals
+    except ValueError:  # not in the main thread
         yield
         return
     try:

@@ -77,4 +77,5 @@ AUTO_GPTQ = FolderBackend(
     command=command,
     mistakes=mistakes,
     prepare=prepare,
+    weight_bytes=4,
 )

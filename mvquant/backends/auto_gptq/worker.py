@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -40,7 +41,7 @@ WATCH_SECONDS = 1.0
 def main() -> None:
     """Do the jobs whose files are the arguments."""
     sys.addaudithook(_refuse_network)
-    _end_with(os.getppid())
+    end_with_parent()
     for file in sys.argv[1:]:
         _do(json.loads(Path(file).read_text(encoding="utf-8")))
 
@@ -238,15 +239,18 @@ def _refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
         raise PermissionError(f"{event}: a quantizer has no business on the network")
 
 
-def _end_with(parent: int) -> None:
-    """End when the parent ends, however it does."""
+def end_with_parent() -> None:
+    """Kill this process, with its group if it leads one, when mvquant's process ends, however it does."""
+    # mvquant says which process that is: it can be gone before this one looks
+    parent = int(os.environ.get("MVQUANT_PARENT") or os.getppid())
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(WATCH_SECONDS)
-        os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(WATCH_SECONDS)
+    leads = os.getpgrp() == os.getpid()
+    (os.killpg if leads else os.kill)(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mvquant.backends.child import end_with_parent
 from mvquant.backends.folder.job import Job
 from mvquant.backends.layer import ModuleRecord
 
@@ -22,7 +23,8 @@ FP16_SMALLEST = 2.0**-24
 
 
 def run_child(quantize: Callable[[Job], Sequence[ModuleRecord]]) -> None:
-    """Do the jobs whose files are the arguments."""
+    """Do the jobs whose files are the arguments, for as long as the process that asked for them lives."""
+    end_with_parent()
     sys.addaudithook(_refuse_network)
     for file in sys.argv[1:]:
         job = Job.model_validate_json(Path(file).read_text(encoding="utf-8"))

@@ -1,4 +1,8 @@
+import os
+import signal
 import socket
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -7,7 +11,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
-from mvquant.backends.folder.child import SeenWeights, _refuse_network, as_stored, replaced
+from mvquant.backends.child import PARENT
+from mvquant.backends.folder.child import SeenWeights, _refuse_network, as_stored, child_environment, replaced
+from mvquant.backends.folder.job import Job
+from mvquant.method_settings import Gptq
+from mvquant.scheme import WeightScheme
 
 
 @given(st.lists(st.floats(2**-23, 1000.0, width=32), min_size=1), st.sampled_from([torch.bfloat16, torch.float16]))
@@ -54,3 +62,15 @@ def test_seen_weights_are_copies(tmp_path):
     saved = load_file(tmp_path / "seen.safetensors")
     assert list(saved) == ["layer.q_proj"]
     assert torch.equal(saved["layer.q_proj"], before)
+
+
+def test_a_child_does_not_go_on_without_the_process_that_it_works_for(tmp_path):
+    files = {name: tmp_path / name for name in ("source", "tokens", "out", "seen", "records")}
+    job = Job(**files, dtype="bfloat16", method=Gptq(), scheme=WeightScheme(bits=4))
+    (tmp_path / "job.json").write_text(job.model_dump_json())
+    code = "import time; from mvquant.backends.folder.child import run_child; run_child(lambda job: time.sleep(600))"
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        pass
+    environment = {**os.environ, **child_environment(1), PARENT: str(gone.pid)}
+    command = [sys.executable, "-c", code, str(tmp_path / "job.json")]
+    assert subprocess.run(command, env=environment, timeout=120, check=False).returncode == -signal.SIGKILL
