@@ -20,7 +20,7 @@ from torch import Tensor
 from mvquant.arch import ModelView
 from mvquant.backends import registry
 from mvquant.backends.folder.results import FolderResults
-from mvquant.backends.folder.run import run_folder_backend
+from mvquant.backends.folder.run import FOLDER_BACKENDS, run_folder_backend
 from mvquant.backends.layer import LayerBackend
 from mvquant.calibration import few_tokens
 from mvquant.checkpoint.folder import Checkpoint
@@ -35,8 +35,7 @@ from mvquant.layerwise import (
     SharedWork,
     StoredResults,
     WorkFolder,
-    available_disk,
-    available_memory,
+    available_room,
     log_text,
     opened_work,
     operations_per_second,
@@ -162,7 +161,7 @@ def calibrated_weights(
         note: told, in a sentence, what a person should know.
 
     Raises:
-        UsageError: memory that does not suffice, or an earlier run's work.
+        UsageError: memory that does not suffice, more processes than sequences, or an earlier run's work.
         PlanError: the batches are not the plan's.
         BackendError: a package is missing, or failed.
         CalibrationError: text that the method cannot use.
@@ -173,7 +172,12 @@ def calibrated_weights(
     by_layers = (plan.recipe.method.name, plan.recipe.method.backend) in LAYER_BACKENDS
     if not by_layers and place.processes.size > 1:
         raise UsageError(f"{plan.recipe.method.backend} works in one process: start mvquant without torchrun")
-    versions = registry.require(plan.recipe.method.backend)
+    if len(batches) < place.processes.size:
+        raise UsageError(
+            f"{place.processes.size} processes cannot share {len(batches)} calibration sequences: "
+            "start fewer, or calibrate on more sequences"
+        )
+    versions = _package_versions(plan.recipe.method.backend)
     made_with = _made_with(checkpoint, plan, versions, place)
     _preflight(plan, view, batches, work, place, say, whole=not by_layers)
     for sentence in few_tokens(plan, batches):
@@ -239,6 +243,12 @@ def _layer_backend(method: MethodSettings) -> LayerBackend:
     return made(method)
 
 
+def _package_versions(backend: BackendName) -> dict[str, str]:
+    """Versions of a backend's packages, named so that those of another environment do not pass for this one's."""
+    found = registry.require(backend)
+    return found if registry.BACKENDS[backend].place == "here" else {f"{backend}/{name}": found[name] for name in found}
+
+
 def _made_with(checkpoint: Checkpoint, plan: Plan, versions: dict[str, str], place: Workplace) -> dict[str, Any]:
     """The first line of the log."""
     method = plan.recipe.method
@@ -280,9 +290,9 @@ def _preflight(
 ) -> None:
     lengths = [batch.shape[1] for batch in batches]
     count = place.processes.size
-    needs = predict(plan, view, lengths, place.states_memory, processes=count, whole=whole)
-    available = available_memory(place.device)
-    if place.device.type == "cpu":
-        available //= count
-    require_room(needs, available, available_disk(work))
-    say(needs.line(available, operations_per_second(place.device, getattr(torch, plan.dtype))))
+    package = FOLDER_BACKENDS[plan.recipe.method.backend] if whole else None
+    device = CPU if whole else place.device  # packages are run on the CPU
+    needs = predict(plan, view, lengths, place.states_memory, processes=count, package=package)
+    room = available_room(device, work, count)
+    require_room(needs, room)
+    say(needs.line(room, operations_per_second(device, getattr(torch, plan.dtype))))

@@ -1,20 +1,27 @@
 """Calibrated methods from plan to checkpoint: the plan's own text, nothing lost by interruptions, a log."""
 
+import importlib.util
 import json
+from importlib.metadata import version
 
 import pytest
 import torch
 
 from mvquant import calibrated, pipeline
-from mvquant.calibrated import LAYER_BACKENDS, work_folder
+from mvquant.arch import model_view
+from mvquant.calibrated import HERE, LAYER_BACKENDS, Workplace, calibrated_weights, record_of, work_folder
+from mvquant.checkpoint.folder import open_checkpoint
 from mvquant.errors import PlanError, UsageError
-from mvquant.layerwise import ALONE
+from mvquant.folding import folded_parameters, load_folded, recorded_scales
+from mvquant.layerwise import ALONE, Room
 from mvquant.layerwise.log import LOG_FILE
 from mvquant.plan import load_plan
+from mvquant.policies import make_plan
 from mvquant.recipe import Calibration, Recipe, Weights
 from mvquant.scheme import WeightScheme
-from mvquant.stats import token_hash
-from tests.layerwise.examples import StoppedError
+from mvquant.stats import collect_stats, token_hash
+from tests.layerwise.examples import StoppedError, batches
+from tests.tiny_models import tiny_model
 
 CALIBRATION = Calibration(sequences=3, length=64)
 STATIC = Recipe(
@@ -138,7 +145,7 @@ def test_another_text_or_plan_is_not_resumed(plan, opened, tmp_path, backend):
 
 
 def test_what_does_not_fit_is_refused_before_any_work(plan, opened, tmp_path, monkeypatch):
-    monkeypatch.setattr(calibrated, "available_memory", lambda _device: 1000)
+    monkeypatch.setattr(calibrated, "available_room", lambda *_: Room(memory=1000, disk=10**15))
     with pytest.raises(UsageError, match="of memory at the peak"):
         pipeline.quantize(opened, plan, tmp_path / "out")
     assert not list(tmp_path.iterdir())
@@ -153,11 +160,80 @@ def test_packages_that_take_whole_models_work_in_one_process(plan, opened, tmp_p
         pipeline.quantize(opened, plan, tmp_path / "out", place=pipeline.Workplace(processes=Two()))
 
 
+def test_more_processes_than_sequences_are_refused_before_any_work(plan, opened, tmp_path, monkeypatch):
+    class Four(type(ALONE)):
+        size = 4
+
+    monkeypatch.setattr("mvquant.calibrated.registry.require", None)
+    with pytest.raises(UsageError, match="4 processes cannot share 3 calibration sequences"):
+        pipeline.quantize(opened, plan, tmp_path / "out", place=pipeline.Workplace(processes=Four()))
+    assert not list(tmp_path.iterdir())
+
+
+def test_packages_that_take_whole_models_are_promised_the_memory_of_the_machine(opened, tmp_path, monkeypatch):
+    """They run on the CPU, whichever device layers would run on."""
+    asked = []
+    monkeypatch.setattr(calibrated, "available_room", lambda *each: asked.append(each) or Room(10**15, 10**15))
+    weights = Weights.model_validate({"scheme": "w4a16", "method": {"name": "gptq", "backend": "auto-gptq"}})
+    recipe = Recipe(summary="t", weights=weights)
+    text = record_of(batches(), "t", 0)
+    plan = make_plan(opened.view, recipe, model="t", dtype="bfloat16", calibration=text)
+    said, place = [], Workplace(device=torch.device("cuda"))
+    calibrated._preflight(plan, opened.view, batches(), tmp_path, place, said.append, whole=True)
+    assert asked == [(torch.device("cpu"), tmp_path, 1)]
+    assert "auto-gptq holds the whole model" in said[0]
+
+
+def test_versions_of_another_environment_do_not_pass_for_those_of_this_one(plan, opened, monkeypatch):
+    found = {"auto-gptq": "0.7.1", "transformers": "4.53.3"}
+    monkeypatch.setattr("mvquant.calibrated.registry.require", lambda _name: found)
+    legacy, here = (calibrated._package_versions(name) for name in ("auto-gptq", "gptqmodel"))
+    assert legacy == {"auto-gptq/auto-gptq": "0.7.1", "auto-gptq/transformers": "4.53.3"}
+    assert here == found
+    made_with = calibrated._made_with(opened.checkpoint, plan, legacy, HERE)["versions"]
+    assert (made_with["transformers"], made_with["auto-gptq/transformers"]) == (version("transformers"), "4.53.3")
+
+
 def test_every_layer_backend_can_be_made():
+    sees_rounded = {"rtn": True, "gptq": True, "awq": False, "smoothquant": False}
+    made = {}
     for method, _ in LAYER_BACKENDS:
         weights = (
             Weights(scheme=WeightScheme.model_validate("w8a8"), method={"name": method})
             if method != "awq"
             else (Weights(scheme=WeightScheme(bits=4), method={"name": method}))
         )
-        assert calibrated._layer_backend(weights.method).sees_rounded in (True, False)
+        made[method] = calibrated._layer_backend(weights.method).sees_rounded
+    assert made == sees_rounded
+
+
+def gptq_states(folder, plan):
+    """What GPTQ makes of the model in a folder, by module."""
+    checkpoint = open_checkpoint(str(folder))
+    with calibrated_weights(checkpoint, model_view(checkpoint.config), plan, batches(), folder / "work") as made:
+        return {module.name: made.results.state(module.name) for module in plan.modules}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("llmcompressor") is None, reason="llmcompressor is not installed")
+def test_folding_by_the_plan_is_folding_the_weights_beforehand(tmp_path):
+    model = tiny_model("llama")
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.k_proj.weight[::5] *= 6.0
+    model.save_pretrained(tmp_path / "plain")
+    view = model_view(model.config)
+    recipe = Recipe.model_validate(
+        {"summary": "t", "weights": {"scheme": "w4a16-g32", "method": "gptq"}, "fold": {"strength": 0.5}}
+    )
+    stats = collect_stats(model, view, batches())
+    plan = make_plan(view, recipe, model="t", dtype="float32", stats=stats)
+    load_folded(model, folded_parameters(model, view, recorded_scales(plan.fold)))
+    model.save_pretrained(tmp_path / "folded")
+    by_plan = gptq_states(tmp_path / "plain", plan)
+    unfolded = plan.model_copy(update={"fold": ()})
+    beforehand, never = (gptq_states(tmp_path / name, unfolded) for name in ("folded", "plain"))
+    for name, state in by_plan.items():
+        assert state.keys() == beforehand[name].keys() != set()
+        assert all(torch.equal(state[part], beforehand[name][part]) for part in state)
+        if name.endswith(("q_proj", "k_proj")):
+            assert any(not torch.equal(state[part], never[name][part]) for part in state)

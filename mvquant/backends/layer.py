@@ -15,6 +15,9 @@ from transformers import PreTrainedConfig
 from mvquant.plan import ModulePlan
 from mvquant.quant import RoundedWeight
 
+HESSIAN_BYTES = 8 << 30
+"""Hessians held at once, in bytes: a layer with more, of many experts, is run once for every such share of them."""
+
 
 @runtime_checkable
 class Processes(Protocol):

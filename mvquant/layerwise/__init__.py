@@ -9,16 +9,10 @@ from mvquant.layerwise.hidden import DEFAULT_LIMIT, HiddenStates
 from mvquant.layerwise.log import LOG_FILE, log_text, warn_of
 from mvquant.layerwise.measure import layerwise_stats
 from mvquant.layerwise.model import LayerModel
-from mvquant.layerwise.preflight import (
-    Needs,
-    available_disk,
-    available_memory,
-    operations_per_second,
-    predict,
-    require_room,
-)
+from mvquant.layerwise.preflight import Needs, predict, require_room
 from mvquant.layerwise.processes import ALONE, CPU, SharedWork, joined_processes, own_device, usable_device
 from mvquant.layerwise.quantize import quantize_layers
+from mvquant.layerwise.room import Room, available_disk, available_memory, available_room, operations_per_second
 from mvquant.layerwise.work import StoredResults, WorkFolder, opened_work
 
 __all__ = [
@@ -30,11 +24,13 @@ __all__ = [
     "HiddenStates",
     "LayerModel",
     "Needs",
+    "Room",
     "SharedWork",
     "StoredResults",
     "WorkFolder",
     "available_disk",
     "available_memory",
+    "available_room",
     "joined_processes",
     "layerwise_stats",
     "log_text",

@@ -1,29 +1,22 @@
 """What quantizing will take, before it is begun: peak memory, disk and roughly the time."""
 
-import shutil
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
-
-import torch
 
 from mvquant.arch import ModelView
+from mvquant.backends.folder.backend import FolderBackend
+from mvquant.backends.layer import HESSIAN_BYTES
 from mvquant.errors import UsageError
+from mvquant.layerwise.room import Room
 from mvquant.plan import FLOAT_BITS, ModulePlan, Plan
 from mvquant.scheme import WeightScheme
 
 COLUMN_SECONDS = 1e-3
 """What GPTQ takes for a column however few rows it has: a loop of small operations."""
 
-_PROBE = 512
-"""Rows and columns of the product that tells how fast the machine is."""
-
-_CGROUP = (
-    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
-    (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
-)
+PACKAGE_STATES = 2
+"""Hidden states of all sequences that packages for whole models hold: what a layer gets, and what it gives."""
 
 
 @dataclass(frozen=True)
@@ -31,35 +24,53 @@ class Needs:
     """What a quantization takes beyond what the process has already.
 
     Attributes:
-        memory: bytes at the peak.
-        layer: of these, what is run at once (one decoder layer, or all), what the method makes of it and works with.
-        states: of these, hidden states between layers.
+        layer: bytes of what is run at once (one decoder layer, or all), what the method makes of it and works with; on
+            the device, where there is one.
+        states: bytes of hidden states between layers, which lie in the machine's memory.
         disk: bytes in the work folder at the peak.
         operations: multiplications and additions in all.
         columns: that are worked on one after the other.
+        package: that holds the whole model, if one does.
     """
 
-    memory: int
     layer: int
     states: int
     disk: int
     operations: float
     columns: int = 0
+    package: str | None = None
+
+    @property
+    def memory(self) -> int:
+        """Bytes at the peak, where all of them lie in the machine's memory."""
+        return self.layer + self.states
 
     def seconds(self, operations_per_second: float) -> float:
         """Roughly how long it takes."""
         return self.operations / operations_per_second + self.columns * COLUMN_SECONDS
 
-    def line(self, available: int, operations_per_second: float) -> str:
+    def line(self, room: Room, operations_per_second: float) -> str:
         """Say it in one line.
 
-        >>> Needs(3 * 10**9, 2 * 10**9, 10**9, 4 * 10**9, 6e12).line(8 * 10**9, 1e11)
+        >>> needs = Needs(2 * 10**9, 10**9, 4 * 10**9, 6e12)
+        >>> needs.line(Room(memory=8 * 10**9, disk=10**12), 1e11)
         'needs 3.0 GB of memory (weights 2.0 GB, hidden states 1.0 GB), of 8.0 GB free; 4.0 GB of disk; about 60 s'
         """
         return (
-            f"needs {_size(self.memory)} of memory (weights {_size(self.layer)}, hidden states {_size(self.states)}), "
-            f"of {_size(available)} free; {_size(self.disk)} of disk; about "
+            f"needs {self._memory_line(room)}; {_size(self.disk)} of disk; about "
             f"{_duration(self.seconds(operations_per_second))}"
+        )
+
+    def _memory_line(self, room: Room) -> str:
+        memory = f"{_size(self.memory)} of memory"
+        if self.package is not None:
+            return f"{memory} ({self.package} holds the whole model), of {_size(room.memory)} free"
+        if room.device is None:
+            parts = f"weights {_size(self.layer)}, hidden states {_size(self.states)}"
+            return f"{memory} ({parts}), of {_size(room.memory)} free"
+        return (
+            f"{_size(self.layer)} of the device's memory, of {_size(room.device)} free; {_size(self.states)} of memory "
+            f"for hidden states, of {_size(room.memory)} free"
         )
 
 
@@ -70,9 +81,9 @@ def predict(
     limit: int,
     *,
     processes: int = 1,
-    whole: bool = False,
+    package: FolderBackend | None = None,
 ) -> Needs:
-    """Predict what a process needs.
+    """Predict what a process needs; of disk, what all of them do.
 
     Args:
         plan: what is to be done.
@@ -80,79 +91,99 @@ def predict(
         lengths: tokens of every calibration sequence.
         limit: bytes of hidden states that may be in memory.
         processes: that share the sequences.
-        whole: the method takes the whole model at once.
+        package: what takes the whole model at once, if that is the method's way.
     """
-    bytes_each = FLOAT_BITS[plan.dtype] // 8
-    hidden: int = view.config.get_text_config().hidden_size
     tokens = -(-sum(lengths) // processes)
-    all_states = tokens * hidden * bytes_each
-    layer = max(_layer_bytes(plan, view, index, max(lengths)) for index in range(len(view.attentions)))
-    states = min(limit, all_states)
-    front = bytes_each * sum(prod(shape) for name, shape in _outside(view).items() if name not in view.tied)
     operations = sum(_layer_operations(plan, view, index, tokens) for index in range(len(view.attentions)))
-    if whole:
-        layer += plan.bytes_before
-    disk = 2 * all_states + plan.bytes_after
-    return Needs(max(layer, front) + states, layer, states, disk, operations, _loop_columns(plan))
+    if package is not None:
+        layer = _package_bytes(plan, view, lengths, package)
+        return Needs(layer, 0, _package_disk(plan, package), operations, _loop_columns(plan), package.name)
+    bytes_each = _bytes_each(plan)
+    hidden = _hidden_size(view) * bytes_each
+    layer = max(
+        _layer_weights(view, index) * bytes_each + _layer_work(plan, view, index, max(lengths), bytes_each)
+        for index in range(len(view.attentions))
+    )
+    front = bytes_each * sum(prod(shape) for name, shape in _outside(view).items() if name not in view.tied)
+    disk = 2 * sum(lengths) * hidden + plan.bytes_after
+    return Needs(max(layer, front), min(limit, tokens * hidden), disk, operations, _loop_columns(plan))
 
 
-def require_room(needs: Needs, available: int, disk: int) -> None:
+def require_room(needs: Needs, room: Room) -> None:
     """Refuse what cannot fit.
 
     Raises:
         UsageError: with the numbers, and what makes it smaller.
     """
-    if needs.memory > available:
-        raise UsageError(
-            f"this takes {_size(needs.memory)} of memory at the peak (weights and what the method works with "
-            f"{_size(needs.layer)}, hidden states {_size(needs.states)}) and {_size(available)} are free: "
-            "keep fewer hidden states in memory (--states-memory), or calibrate on fewer or shorter sequences"
-        )
-    if needs.disk > disk:
-        raise UsageError(
-            f"this takes {_size(needs.disk)} of disk beside the output and {_size(disk)} are free: "
-            "choose another place, or calibrate on fewer or shorter sequences"
-        )
+    for what, taken, free, way_out in _demands(needs, room):
+        if taken > free:
+            raise UsageError(f"this takes {_size(taken)} of {what} and {_size(free)} are free: {way_out}")
 
 
-def available_memory(device: torch.device) -> int:
-    """Bytes that can still be had: of the device, or of the machine within the limits of its container."""
-    if device.type != "cpu":
-        free, _ = torch.accelerator.get_memory_info(device)
-        return free
-    return min([_free_memory(), *_cgroup_room()])
+def _demands(needs: Needs, room: Room) -> Iterator[tuple[str, int, int, str]]:
+    """What is needed: a name, bytes, bytes free, and the way out if they do not suffice."""
+    shorter = "calibrate on fewer or shorter sequences"
+    fewer_states = f"keep fewer hidden states in memory (--states-memory), or {shorter}"
+    weights = "weights and what the method works with"
+    if needs.package is not None:
+        by_layers = "use a backend that works layer by layer (llmcompressor, for gptq and awq)"
+        what = f"memory at the peak ({needs.package} holds the whole model)"
+        yield what, needs.memory, room.memory, f"{by_layers}, or {shorter}"
+        yield "disk beside the output", needs.disk, room.disk, f"choose another place, or {by_layers}"
+        return
+    if room.device is None:
+        parts = f"{weights} {_size(needs.layer)}, hidden states {_size(needs.states)}"
+        yield f"memory at the peak ({parts})", needs.memory, room.memory, fewer_states
+    else:
+        device = f"the device's memory at the peak ({weights})"
+        yield device, needs.layer, room.device, "calibrate on shorter sequences, or on the CPU (--device cpu)"
+        yield "memory for hidden states", needs.states, room.memory, fewer_states
+    yield "disk beside the output", needs.disk, room.disk, f"choose another place, or {shorter}"
 
 
-def available_disk(folder: Path) -> int:
-    """Bytes free where a folder is or will be."""
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    return shutil.disk_usage(existing).free
+def _bytes_each(plan: Plan) -> int:
+    return FLOAT_BITS[plan.dtype] // 8
 
 
-def operations_per_second(device: torch.device, dtype: torch.dtype) -> float:
-    """How fast the machine multiplies matrices, from a product that takes milliseconds."""
-    left = torch.ones(_PROBE, _PROBE, device=device, dtype=dtype)
-    seconds: list[float] = []
-    for _ in range(3):
-        started = time.perf_counter()
-        float((left @ left)[0, 0])  # waits for the device
-        seconds.append(time.perf_counter() - started)
-    return 2 * _PROBE**3 / min(seconds)
+def _hidden_size(view: ModelView) -> int:
+    return view.config.get_text_config().hidden_size
 
 
-def _layer_bytes(plan: Plan, view: ModelView, index: int, length: int) -> int:
-    """One layer in memory, what was made of it, and the largest of what the method works with."""
-    bytes_each = FLOAT_BITS[plan.dtype] // 8
+def _package_bytes(plan: Plan, view: ModelView, lengths: Sequence[int], package: FolderBackend) -> int:
+    """The whole model as the package holds it, and what it works with on a layer, or packs in the end."""
+    bytes_each = package.weight_bytes or _bytes_each(plan)
+    weights = (plan.weights + plan.kept_parameters) * bytes_each
+    states = PACKAGE_STATES * sum(lengths) * _hidden_size(view) * bytes_each
+    work = max(_layer_work(plan, view, index, max(lengths), bytes_each) for index in range(len(view.attentions)))
+    return weights + max(work + states, plan.bytes_after)
+
+
+def _package_disk(plan: Plan, package: FolderBackend) -> int:
+    """What the package saves, and the model it starts from where that is no file of the checkpoint but folded."""
+    bytes_each = package.weight_bytes or _bytes_each(plan)
+    saved = plan.bytes_after + plan.kept_parameters * (bytes_each - _bytes_each(plan))
+    return package.saved_copies * saved + (plan.bytes_before if plan.fold else 0)
+
+
+def _layer_weights(view: ModelView, index: int) -> int:
+    return sum(prod(shape) for shape in _layer_shapes(view, index))
+
+
+def _layer_shapes(view: ModelView, index: int) -> list[tuple[int, ...]]:
     prefix = view.attentions[index].module.rpartition(".")[0] + "."
-    shapes = [shape for name, shape in view.parameters.items() if name.startswith(prefix)]
+    return [shape for name, shape in view.parameters.items() if name.startswith(prefix)]
+
+
+def _layer_work(plan: Plan, view: ModelView, index: int, length: int, bytes_each: int) -> int:
+    """Beside the weights of a layer: what was made of it, and the largest of what the method works with."""
+    shapes = _layer_shapes(view, index)
     modules = [module for module in plan.modules if module.layer == index and module.scheme.is_quantized]
-    weights = sum(prod(shape) for shape in shapes)
     largest = max(prod(shape) for shape in shapes)
     made = sum(module.weights + _kept_bytes(module, bytes_each) for module in modules)
     activations = length * 8 * max(max(shape) for shape in shapes) * bytes_each
     # rounding looks at a weight in float32, once as it was and once as it became
     working = max(_method_bytes(plan, modules), largest * max(8, 2 * bytes_each))
-    return weights * bytes_each + made + activations + working
+    return made + activations + working
 
 
 def _kept_bytes(module: ModulePlan, bytes_each: int) -> int:
@@ -161,12 +192,13 @@ def _kept_bytes(module: ModulePlan, bytes_each: int) -> int:
 
 
 def _method_bytes(plan: Plan, modules: Sequence[ModulePlan]) -> int:
-    """Hessians of all inputs of a layer in float64, and what inverting the largest takes."""
+    """Hessians of a layer's inputs in float64, as many as are held at once, and what inverting the largest takes."""
     if plan.recipe.method.name != "gptq" or not modules:
         return 0
     largest = max(modules, key=lambda module: module.columns**2 + module.weights)
-    hessians = sum(8 * columns**2 for columns in _inputs(modules))
-    return hessians + 4 * 4 * largest.columns**2 + 3 * 4 * largest.weights
+    hessians = [8 * columns**2 for columns in _inputs(modules)]
+    held = min(sum(hessians), max(HESSIAN_BYTES, *hessians))
+    return held + 4 * 4 * largest.columns**2 + 3 * 4 * largest.weights
 
 
 def _inputs(modules: Sequence[ModulePlan]) -> list[int]:
@@ -231,17 +263,3 @@ def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{max(1, round(seconds))} s"
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.0f} hours"
-
-
-def _free_memory() -> int:
-    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024
-
-
-def _cgroup_room() -> list[int]:
-    """What a container may still take, where it has a limit."""
-    found: list[int] = []
-    for limit, usage in _CGROUP:
-        if limit.is_file() and (text := limit.read_text(encoding="ascii").strip()) != "max":
-            found.append(int(text) - int(usage.read_text(encoding="ascii")))
-    return found

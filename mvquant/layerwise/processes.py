@@ -75,10 +75,14 @@ class TorchProcesses:
         return total.to(tensor.dtype)
 
     def maximum(self, tensor: Tensor) -> Tensor:
-        """Return the largest value of every element over processes."""
-        largest = tensor.clone()
-        distributed.all_reduce(largest, distributed.ReduceOp.MAX)
-        return largest
+        """Return the largest value of every element over processes, NaN where one of them has NaN.
+
+        NaN is asked for apart: what MAX makes of it depends on the library, and on which process has it.
+        """
+        largest, missing = tensor.clone(), tensor.isnan().to(torch.uint8)
+        for each in (largest, missing):
+            distributed.all_reduce(each, distributed.ReduceOp.MAX)
+        return largest.masked_fill_(missing.bool(), torch.nan) if tensor.is_floating_point() else largest
 
     def gather(self, value: Any) -> list[Any]:  # noqa: ANN401
         """Return every process's value, by rank, in all of them."""

@@ -6,18 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
+from mvquant.arch import model_view
+from mvquant.backends.folder.run import FOLDER_BACKENDS
 from mvquant.errors import UsageError
-from mvquant.layerwise import (
-    Needs,
-    available_disk,
-    available_memory,
-    operations_per_second,
-    predict,
-    require_room,
-)
+from mvquant.layerwise import Needs, Room, predict, require_room
+from mvquant.policies import make_plan
+from mvquant.recipe import Protect, Recipe, Weights
+from mvquant.scheme import WeightScheme
 from tests.layerwise.examples import planned, saved
+from tests.tiny_models import tiny_config
 
 SIZES = {
     "small": {},
@@ -78,8 +76,48 @@ def test_more_of_anything_needs_more(tmp_path):
     assert needs_of(world, processes=2).states == plain.states // 2
     assert needs_of(world, lengths=(512,) * 16).operations > plain.operations
     assert needs_of(world, method="rtn").layer < plain.layer
-    assert needs_of(world, whole=True).layer > plain.layer + planned(world.view).bytes_before - 1
-    assert needs_of(world).disk > 2 * plain.states
+    assert plain.disk == needs_of(world, processes=2).disk == 2 * plain.states + planned(world.view).bytes_after
+
+
+def test_hessians_count_up_to_what_is_held_at_once(tmp_path, monkeypatch):
+    world = saved("mixtral", tmp_path)
+    every = needs_of(world).layer
+    widest = 8 * 128**2
+    monkeypatch.setattr("mvquant.layerwise.preflight.HESSIAN_BYTES", 1)
+    # inputs of a layer: that of Q, K and V, that of the output, and two of each of 4 experts
+    assert every - needs_of(world).layer == 8 * (2 * 64**2 + 4 * 64**2 + 4 * 128**2) - widest
+
+
+LLAMA_7B = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "head_dim": 128,
+    "tie_word_embeddings": False,
+}
+LLAMA_7B_WEIGHTS = 6_738_415_616
+
+
+@pytest.mark.parametrize(
+    ("name", "weight_bytes", "copies"), [("gptqmodel", 2, 2), ("auto-gptq", 4, 1), ("autoawq", 2, 1)]
+)
+def test_packages_hold_the_whole_model_and_need_no_disk_for_states(name, weight_bytes, copies):
+    view = model_view(tiny_config("llama", **LLAMA_7B))
+    recipe = Recipe(summary="t", weights=Weights(scheme=WeightScheme(bits=4)), protect=Protect(policy="none"))
+    plan = make_plan(view, recipe, model="7b", dtype="bfloat16")
+    assert plan.weights + plan.kept_parameters == LLAMA_7B_WEIGHTS
+    package = FOLDER_BACKENDS[name]
+    few, many = (predict(plan, view, [512] * count, limit=0, package=package) for count in (1, 1024))
+    assert LLAMA_7B_WEIGHTS * weight_bytes < few.memory < LLAMA_7B_WEIGHTS * weight_bytes + plan.bytes_before / 2
+    assert few.memory < many.memory
+    assert many.states == 0
+    kept_wider = plan.kept_parameters * (weight_bytes - 2)
+    assert few.disk == many.disk == copies * (plan.bytes_after + kept_wider)
+    folded = plan.model_copy(update={"fold": (((1.0,),),)})
+    assert predict(folded, view, [512], limit=0, package=package).disk == few.disk + 2 * LLAMA_7B_WEIGHTS
 
 
 @pytest.mark.parametrize("family", ["mixtral", "gpt2", "gpt_neox", "gemma2"])
@@ -89,17 +127,39 @@ def test_every_family_has_needs(family, tmp_path):
     assert needs.operations > 0
 
 
+GB = 10**9
+
+
 def test_what_cannot_fit_is_refused_with_the_numbers():
-    needs = Needs(memory=3 * 10**9, layer=2 * 10**9, states=10**9, disk=5 * 10**9, operations=1e12)
-    require_room(needs, available=3 * 10**9, disk=5 * 10**9)
+    needs = Needs(layer=2 * GB, states=GB, disk=5 * GB, operations=1e12)
+    require_room(needs, Room(memory=3 * GB, disk=5 * GB))
     with pytest.raises(UsageError, match=r"3\.0 GB of memory.* 2\.0 GB are free.*--states-memory"):
-        require_room(needs, available=2 * 10**9, disk=5 * 10**9)
+        require_room(needs, Room(memory=2 * GB, disk=5 * GB))
     with pytest.raises(UsageError, match=r"5\.0 GB of disk.* 4\.0 GB are free"):
-        require_room(needs, available=3 * 10**9, disk=4 * 10**9)
+        require_room(needs, Room(memory=3 * GB, disk=4 * GB))
 
 
-def test_the_machine_says_what_it_has(tmp_path):
-    cpu = torch.device("cpu")
-    assert available_memory(cpu) > 0
-    assert available_disk(tmp_path / "not" / "there") > 0
-    assert operations_per_second(cpu, torch.float32) > 0
+def test_a_device_holds_layers_and_the_machine_hidden_states():
+    needs = Needs(layer=2 * GB, states=GB, disk=GB, operations=1e12)
+    room = Room(memory=GB, disk=GB, device=2 * GB)
+    require_room(needs, room)
+    assert "2.0 GB of the device's memory, of 2.0 GB free; 1.0 GB of memory for hidden states, of 1.0 GB" in needs.line(
+        room, 1e12
+    )
+    with pytest.raises(UsageError, match=r"2\.0 GB of the device's memory .* 1\.0 GB are free") as refused:
+        require_room(needs, Room(memory=64 * GB, disk=GB, device=GB))
+    assert "--states-memory" not in str(refused.value)
+    with pytest.raises(UsageError, match=r"1\.0 GB of memory for hidden states .*500 MB are free.*--states-memory"):
+        require_room(needs, Room(memory=GB // 2, disk=GB, device=64 * GB))
+
+
+def test_another_backend_is_the_way_out_of_whole_models():
+    needs = Needs(layer=2 * GB, states=0, disk=2 * GB, operations=1e12, package="auto-gptq")
+    require_room(needs, Room(memory=2 * GB, disk=2 * GB))
+    assert "2.0 GB of memory (auto-gptq holds the whole model), of 2.0 GB free" in needs.line(
+        Room(memory=2 * GB, disk=2 * GB), 1e12
+    )
+    for room in (Room(memory=GB, disk=2 * GB), Room(memory=2 * GB, disk=GB)):
+        with pytest.raises(UsageError, match=r"2\.0 GB of .*1\.0 GB are free.*llmcompressor") as refused:
+            require_room(needs, room)
+        assert "--states-memory" not in str(refused.value)

@@ -40,6 +40,10 @@ with joined_processes() as processes:
     assert processes.sum(numbers).tolist() == torch.tensor([0.1 + 1.1, 4.0]).tolist()
     assert processes.sum(torch.tensor(2**53 + processes.rank)).item() == 2**54 + 1
     assert processes.maximum(numbers).tolist() == torch.tensor([1.1, 2.0]).tolist()
+    missing = torch.tensor([[1.0, torch.nan, 3.0], [torch.nan, 1.0, 4.0]])[processes.rank]  # gloo drops those of rank 1
+    assert torch.equal(processes.maximum(missing).isnan(), torch.tensor([True, True, False]))
+    assert processes.maximum(missing)[2] == 4.0
+    assert processes.maximum(torch.tensor([processes.rank, -3])).tolist() == [1, -3]
     assert numbers.tolist() == torch.tensor([0.1 + processes.rank, 2.0]).tolist()
     assert processes.gather(processes.rank) == [0, 1]
     model = LayerModel(checkpoint, view)
@@ -103,6 +107,7 @@ def test_work_of_one_process_goes_on_with_two(tmp_path):
 def assert_same_results(plan, one, two):
     for module in plan.modules:
         states = one.state(module.name), two.state(module.name)
+        assert states[0].keys() == states[1].keys() != set()
         assert all(torch.equal(states[0][part], states[1][part]) for part in states[0])
 
 

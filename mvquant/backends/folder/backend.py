@@ -24,7 +24,8 @@ class FolderBackend:
         mistakes: yields what of a plan the package cannot do, each with the way out.
         environment: variables for the child beside the usual ones.
         prepare: changes the source folder to the package's liking.
-        scales_columns: whether the method changes parameters beside the weights that it rounds.
+        weight_bytes: of a weight as the child process holds it before it is packed; None: those of the model's dtype.
+        saved_copies: of the quantized model that lie in the work folder at once.
     """
 
     name: BackendName
@@ -33,4 +34,5 @@ class FolderBackend:
     mistakes: Callable[[Plan, ModelView], Iterable[str]]
     environment: Mapping[str, str] = field(default_factory=dict)
     prepare: Callable[[Path], None] = _as_it_is
-    scales_columns: bool = False
+    weight_bytes: int | None = None
+    saved_copies: int = 1

@@ -65,5 +65,6 @@ GPTQMODEL = FolderBackend(
     command=_command,
     mistakes=_mistakes,
     environment={"GPTQMODEL_CPU_WORKERS": "2", "GPTQMODEL_DISABLE_PACK_EXT": "1"},
+    saved_copies=2,  # one of them is what it offloads layer by layer
 )
 """Its packer in C++ is switched off: compiling takes half a minute, which is what it saves on a billion weights."""

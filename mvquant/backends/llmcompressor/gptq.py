@@ -12,7 +12,7 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
-from mvquant.backends.layer import CalibratedLayer, LayerResult, ModuleRecord, RoundedModule
+from mvquant.backends.layer import HESSIAN_BYTES, CalibratedLayer, LayerResult, ModuleRecord, RoundedModule
 from mvquant.backends.llmcompressor.gptq_matrix import Rounded, gptq_round, joined
 from mvquant.backends.llmcompressor.inputs import HESSIAN_DTYPE, InputRanges, InputSum, InputSums, static_linears
 from mvquant.backends.llmcompressor.linears import LayerLinears, Linear, taken_apart
@@ -20,9 +20,6 @@ from mvquant.backends.llmcompressor.records import record
 from mvquant.method_settings import Gptq
 from mvquant.plan import ModulePlan
 from mvquant.quant import RoundedWeight
-
-HESSIAN_BYTES = 8 << 30
-"""Hessians held at once, in bytes: a layer with more, of many experts, is run once for every such share of them."""
 
 
 class GptqBackend:
