@@ -43,6 +43,7 @@ PROTECTED = tuple(range(48, 64))
 """A quarter of the pairs, at twice the bits of the others; where they lie makes no difference to speed."""
 
 FORMATS = {
+    "channel pre-RoPE": KeyFormat(scales="channel", chunk=32, scale_bits=8, stage="pre-rope"),
     "channel": KeyFormat(scales="channel", chunk=32, scale_bits=8),
     "token": KeyFormat(scales="token"),
     "static pre-RoPE": KeyFormat(scales="static", stage="pre-rope"),
