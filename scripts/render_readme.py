@@ -21,7 +21,6 @@ README = ROOT / "README.md"
 CHART = ROOT / "docs" / "verdict.svg"
 CACHE_CHART = ROOT / "docs" / "cache.svg"
 SCALES = {"token": "per token", "channel": "per channel", "static": "in the plan"}
-COSTS = ("seconds", "cpu_seconds", "peak_mib")
 KEY_FORMATS = ("mvquant per channel, chunks of 32, 8-bit scales, before RoPE", "mvquant static, before RoPE")
 JUDGED = {"bits": "33 to 65", "bits, mirrored": "0 to 32"}
 READING = re.compile(r"(?P<what>q?k)(?P<bits>[\d.]+)-(?P<policy>.+)-(?P<scales>token|channel|static)")
@@ -136,44 +135,6 @@ def attention() -> str:
     return _table(header, rows)
 
 
-def methods() -> str:
-    """Every method at 4 and 3 bits, plain and protected: KL to full precision, reading and recall lost."""
-    results = _read(RESULTS / "compare_backends" / "results.json")
-    rows: list[list[str]] = []
-    for variant in results["variants"]:
-        if variant["role"] != "variant":
-            continue
-        lost = [_estimate(variant["groups"][group]["drop"], 100) for group in ("contextual", "parametric")]
-        rows.append([variant["name"], f"{variant['bits_per_weight']:.2f}", _kl(variant["text"]["kl"]), *lost])
-    return (
-        _table(["scheme", "bits/weight", "KL, nats", "reading lost", "recall lost"], rows)
-        + f"\n\nMade by `{results['command']}`; `benchmarks/results/compare_backends/`."
-    )
-
-
-def _estimate(estimate: dict[str, float], scale: float) -> str:
-    value, low, high = (scale * estimate[key] for key in ("value", "low", "high"))
-    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
-
-
-def _kl(estimate: dict[str, float]) -> str:
-    return f"{estimate['value']:.4f} [{estimate['low']:.4f}, {estimate['high']:.4f}]"
-
-
-def backends() -> str:
-    """What the wrapped packages cost through mvquant, relative to calling them directly."""
-    report = _read(RESULTS / "backends.json")
-    rows = [
-        [pair["model"], pair["package"], *(f"{pair['ratios'][name]:.2f}" for name in COSTS)] for pair in report["pairs"]
-    ]
-    calibration = report["calibration"]
-    return (
-        f"Through mvquant relative to calling the package directly, on {calibration['sequences']} sequences of "
-        f"{calibration['length']} tokens, imports and writing included (`{report['command']}`):\n\n"
-        + _table(["model", "package", "time", "CPU time", "peak memory"], rows)
-    )
-
-
 def reference() -> str:
     """What the reference model reaches, as its training measured it."""
     record = _read(ROOT / "mvquant" / "reference" / "training.json")
@@ -226,8 +187,6 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "cache": cache,
     "reference": reference,
     "speed": speed,
-    "methods": methods,
-    "backends": backends,
     "kvcache": kvcache,
     "attention": attention,
     "families": families,
