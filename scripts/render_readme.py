@@ -135,6 +135,30 @@ def attention() -> str:
     return _table(header, rows)
 
 
+def methods() -> str:
+    """Every method at 4 and 3 bits, plain and protected: KL to full precision, reading and recall lost."""
+    results = _read(RESULTS / "compare_backends" / "results.json")
+    rows: list[list[str]] = []
+    for variant in results["variants"]:
+        if variant["role"] != "variant":
+            continue
+        lost = [_estimate(variant["groups"][group]["drop"], 100) for group in ("contextual", "parametric")]
+        rows.append([variant["name"], f"{variant['bits_per_weight']:.2f}", _kl(variant["text"]["kl"]), *lost])
+    return (
+        _table(["scheme", "bits/weight", "KL, nats", "reading lost", "recall lost"], rows)
+        + f"\n\nMade by `{results['command']}`; `benchmarks/results/compare_backends/`."
+    )
+
+
+def _estimate(estimate: dict[str, float], scale: float) -> str:
+    value, low, high = (scale * estimate[key] for key in ("value", "low", "high"))
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _kl(estimate: dict[str, float]) -> str:
+    return f"{estimate['value']:.4f} [{estimate['low']:.4f}, {estimate['high']:.4f}]"
+
+
 def reference() -> str:
     """What the reference model reaches, as its training measured it."""
     record = _read(ROOT / "mvquant" / "reference" / "training.json")
@@ -187,6 +211,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "cache": cache,
     "reference": reference,
     "speed": speed,
+    "methods": methods,
     "kvcache": kvcache,
     "attention": attention,
     "families": families,
