@@ -11,10 +11,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from mvquant.cache_formats import KEY_BITS, SCALE_BYTES, KeyFormat, ValueFormat, packed_bytes
-from mvquant.errors import ConfigError, PlanError, placed
+from mvquant.data_files import load_saved
+from mvquant.errors import PlanError
 from mvquant.heads import HeadRows, RotaryLayout, pair_dims
 
 CACHE_PLAN_VERSION = 1
@@ -197,14 +198,7 @@ def load_cache_plan(path: Path) -> CachePlan:
         PlanError: there is no such file.
         ConfigError: with every mistake at once.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise PlanError(f"{path}: cannot read the cache plan ({error.strerror})") from None
-    try:
-        return CachePlan.model_validate_json(text)
-    except ValidationError as error:
-        raise ConfigError(str(path), (placed(detail["loc"], detail["msg"]) for detail in error.errors())) from None
+    return load_saved(CachePlan, path, "cache plan")
 
 
 def check_cache_plan_fits(plan: CachePlan, keys: Sequence[HeadRows]) -> None:

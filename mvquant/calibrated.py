@@ -47,9 +47,9 @@ from mvquant.layerwise import (
 from mvquant.method_settings import BackendName, MethodName, MethodSettings
 from mvquant.methods import WeightResults, plan_factors
 from mvquant.plan import CalibrationRecord, Plan
+from mvquant.progress import Progress
 from mvquant.stats import token_hash
 
-Progress = Callable[[str, int, int], None]
 Note = Callable[[str], None]
 
 LAYER_BACKENDS: dict[tuple[MethodName, BackendName], str] = {

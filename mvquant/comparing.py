@@ -24,11 +24,11 @@ from mvquant.comparison.results import ANALYSIS_FILE, STATS_FILE
 from mvquant.errors import CalibrationError, CheckpointError, EvaluationError, UsageError
 from mvquant.evaluation.chat import as_chat
 from mvquant.evaluation.missing import describe_missing
-from mvquant.evaluation.run import Progress
 from mvquant.evaluation.tasks import AvailableTasks
 from mvquant.evaluation.text_length import count_tokens
 from mvquant.evaluation.whole_file import save_whole
 from mvquant.plan import Plan
+from mvquant.progress import Progress
 from mvquant.recipe import Calibration
 from mvquant.reference import reference_texts
 from mvquant.report import write_report

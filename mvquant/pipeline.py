@@ -14,7 +14,6 @@ from mvquant.calibrated import Workplace, work_folder
 from mvquant.checkpoint.folder import open_checkpoint
 from mvquant.checkpoint.native import QUANT_METHOD, read_quantization_config
 from mvquant.checkpoint.staging import check_writable, staged_folder
-from mvquant.checkpoint.write import Progress
 from mvquant.errors import UsageError
 from mvquant.evaluation import EvalResult, Subject, Task, TaskResult, evaluate, load_tasks
 from mvquant.evaluation.chat import as_chat
@@ -28,6 +27,7 @@ from mvquant.evaluation.text_length import Count, count_tokens, count_words
 from mvquant.layerwise import joined_processes, own_device, usable_device
 from mvquant.methods import planned_cache
 from mvquant.plan import FLOAT_BITS, Plan
+from mvquant.progress import Progress
 from mvquant.quantizing import (
     DEFAULT_CORPUS,
     LOADING,

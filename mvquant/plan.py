@@ -10,11 +10,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, FiniteFloat, model_validator
 
 from mvquant.cache_plan import CachePlan
 from mvquant.cache_recipe import Prefill
-from mvquant.errors import ConfigError, PlanError, placed
+from mvquant.data_files import load_saved
+from mvquant.errors import PlanError
 from mvquant.heads import HeadRows
 from mvquant.readable_json import numbers_in_a_row
 from mvquant.recipe import Recipe
@@ -265,14 +266,7 @@ def load_plan(path: Path) -> Plan:
         PlanError: there is no such file.
         ConfigError: with every mistake at once.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise PlanError(f"{path}: cannot read the plan ({error.strerror}); make one with `mvquant plan`") from None
-    try:
-        return Plan.model_validate_json(text)
-    except ValidationError as error:
-        raise ConfigError(str(path), (placed(detail["loc"], detail["msg"]) for detail in error.errors())) from None
+    return load_saved(Plan, path, "plan", "; make one with `mvquant plan`")
 
 
 def check_plan_fits(plan: Plan, shapes: dict[str, tuple[int, ...]]) -> None:

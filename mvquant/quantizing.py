@@ -20,12 +20,13 @@ from mvquant.calibrated import (
 from mvquant.calibration import calibration_batches, calibration_texts
 from mvquant.checkpoint.folder import Checkpoint, open_checkpoint
 from mvquant.checkpoint.staging import check_writable
-from mvquant.checkpoint.write import DEFAULT_SHARD_BYTES, Progress, write_checkpoint
+from mvquant.checkpoint.write import DEFAULT_SHARD_BYTES, write_checkpoint
 from mvquant.errors import CheckpointError, PlanError
 from mvquant.layerwise import LOG_FILE, LayerModel, layerwise_stats
 from mvquant.methods import require_plan_fit
 from mvquant.plan import Plan
 from mvquant.policies import make_plan, require_rope
+from mvquant.progress import Progress
 from mvquant.recipe import Calibration, Recipe
 from mvquant.reference import reference_path, reference_texts
 from mvquant.stats import CalibrationStats

@@ -16,11 +16,11 @@ from pathlib import Path
 from types import UnionType
 from typing import Literal, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from mvquant.cache_recipe import Fold, KvCache
+from mvquant.data_files import yaml_mapping
 from mvquant.errors import ConfigError, UnknownNameError, nearest_name
 from mvquant.heads import Role
 from mvquant.method_settings import METHOD_SETTINGS, Method, MethodSettings, Rtn
@@ -183,12 +183,8 @@ def parse_recipe(text: str, where: str) -> Recipe:
     Raises:
         ConfigError: with every mistake at once.
     """
-    try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(where, [f"is not YAML: {error}"]) from None
-    if not isinstance(document, dict):
-        raise ConfigError(where, ["is not a mapping; a recipe starts with `summary:`, then `weights:` or `kv_cache:`"])
+    expected = "a recipe starts with `summary:`, then `weights:` or `kv_cache:`"
+    document = yaml_mapping(text, where, expected)
     try:
         return Recipe.model_validate(document)
     except ValidationError as error:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,12 @@ from mvquant.checkpoint.staging import staged_folder
 from mvquant.errors import CheckpointError
 from mvquant.methods import WeightResults, plan_factors, quantize, require_plan_fit, require_results
 from mvquant.plan import ModulePlan, Plan
+from mvquant.progress import Progress
 from mvquant.readable_json import numbers_in_a_row
 
 DEFAULT_SHARD_BYTES = 1_000_000_000
 PLAN_FILE = "plan.json"
 NOT_COPIED = ("*.safetensors", *PICKLED, "*.py", "*.gguf", INDEX, CONFIG, PLAN_FILE)
-
-Progress = Callable[[str, int, int], None]
-"""Called as (name of the parameter, parameters done, parameters in all)."""
 
 
 def write_checkpoint(

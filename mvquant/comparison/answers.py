@@ -21,11 +21,12 @@ from mvquant.evaluation.harness import run_prepared
 from mvquant.evaluation.harness_data import prepare
 from mvquant.evaluation.missing import describe_missing
 from mvquant.evaluation.result import TaskResult
-from mvquant.evaluation.run import Progress, evaluate
+from mvquant.evaluation.run import evaluate
 from mvquant.evaluation.tasks import HarnessTask, Task
 from mvquant.evaluation.text_quality import TextQuality, text_quality
 from mvquant.methods import apply_plan, planned_cache
 from mvquant.plan import Plan
+from mvquant.progress import Progress
 
 LOADING = "loading"
 TEXT = "text"

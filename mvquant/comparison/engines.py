@@ -8,7 +8,7 @@ from typing import Any
 
 from mvquant.comparison.answers import Job, Part, answer
 from mvquant.errors import EvaluationError, UnknownNameError, UsageError
-from mvquant.evaluation.run import Progress
+from mvquant.progress import Progress
 
 ENGINES = ("local", "ray")
 

@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from mvquant.data_files import yaml_mapping
 from mvquant.errors import ConfigError, UnknownNameError
 from mvquant.named_schemes import COMMON_SCHEMES, is_scheme
 from mvquant.recipe import Recipe, recipe_paths
@@ -159,12 +159,7 @@ def parse_comparison(text: str, where: str) -> ComparisonRecipe:
     Raises:
         ConfigError: with every mistake at once.
     """
-    try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(where, [f"is not YAML: {error}"]) from None
-    if not isinstance(document, dict):
-        raise ConfigError(where, ["is not a mapping; a comparison has `model:` and `variants:`"])
+    document = yaml_mapping(text, where, "a comparison has `model:` and `variants:`")
     if "weights" in document:
         raise ConfigError(where, ["is a recipe for one model; a comparison has `model:` and `variants:`"])
     return comparison_recipe(document, where)

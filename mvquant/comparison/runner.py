@@ -28,8 +28,8 @@ from mvquant.comparison.variants import Baseline, Variant, all_variants
 from mvquant.errors import EvaluationError, MvquantError
 from mvquant.evaluation.harness import require_harness
 from mvquant.evaluation.result import TaskResult
-from mvquant.evaluation.run import Progress
 from mvquant.evaluation.whole_file import write_whole
+from mvquant.progress import Progress
 from mvquant.stats import token_hash
 
 QUANTIZING = "quantizing"

@@ -1,7 +1,7 @@
 """Run a model on tasks."""
 
 import platform
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -15,9 +15,7 @@ from mvquant.evaluation.result import EvalResult, GroupResult, ItemRow, Subject,
 from mvquant.evaluation.statistics import accuracy, chance_corrected, mean
 from mvquant.evaluation.task_file import Knowledge
 from mvquant.evaluation.tasks import Item, Task
-
-Progress = Callable[[str, int, int], None]
-"""Told the task's name, how many of its items are answered, and how many there are."""
+from mvquant.progress import Progress
 
 
 def _silent(_task: str, _done: int, _all: int) -> None: ...

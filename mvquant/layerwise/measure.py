@@ -1,7 +1,7 @@
 """Calibration statistics with one decoder layer in memory: the numbers of `mvquant.stats.collect_stats`."""
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,10 +14,8 @@ from mvquant.errors import CalibrationError
 from mvquant.layerwise.hidden import DEFAULT_LIMIT, HiddenStates
 from mvquant.layerwise.model import LayerModel
 from mvquant.layerwise.processes import ALONE, SharedWork, share
+from mvquant.progress import Progress
 from mvquant.stats import CalibrationStats, LayerSums, RoleMoments, role_moments, token_hash
-
-Progress = Callable[[str, int, int], None]
-"""Called as ("", layers done, layers in all)."""
 
 
 def layerwise_stats(

@@ -3,7 +3,7 @@
 Peak memory is one layer, what the backend makes of it, and the hidden states up to a limit.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int64
@@ -16,10 +16,8 @@ from mvquant.layerwise.model import LayerModel
 from mvquant.layerwise.processes import ALONE, SharedWork, share
 from mvquant.layerwise.work import StoredResults, WorkFolder
 from mvquant.plan import ModulePlan, Plan
+from mvquant.progress import Progress
 from mvquant.quant import mixed_state
-
-Progress = Callable[[str, int, int], None]
-"""Called as (what is being done, layers done, layers in all)."""
 
 
 def quantize_layers(

@@ -1,6 +1,5 @@
 """Two processes on the same sequences make what one makes: sums, statistics and integers."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -78,8 +77,6 @@ def plan_and_model(world):
     ("family", "name", "backend"), [("gemma3_text", "sums", SumsInputs), ("mixtral", "gptq", gptq)]
 )
 def test_two_processes_make_the_integers_and_statistics_of_one(family, name, backend, tmp_path):
-    if name == "gptq" and importlib.util.find_spec("llmcompressor") is None:
-        pytest.skip("llmcompressor is not installed")
     world = saved(family, tmp_path / "model")
     done = run_two(tmp_path, name)
     assert done.returncode == 0, done.stderr

@@ -5,13 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mvquant.arch import ModelView
+from mvquant.backends.folder.awq import awq_mistakes
 from mvquant.backends.folder.backend import FolderBackend
-from mvquant.backends.folder.job import other_schemes
 from mvquant.method_settings import Awq
 from mvquant.plan import Plan
-
-GRID_POINTS = 20
-ROWS = 64
 
 
 def _command(*jobs: Path) -> list[str]:
@@ -20,20 +17,11 @@ def _command(*jobs: Path) -> list[str]:
 
 def _mistakes(plan: Plan, view: ModelView) -> Iterator[str]:
     method = plan.recipe.method
-    if isinstance(method, Awq) and method.grid_points != GRID_POINTS:
-        yield f"grid_points {method.grid_points}: it tries {GRID_POINTS}; leave it out, or use backend llmcompressor"
-    uneven = [module.name for module in plan.modules if module.rows % ROWS]
-    if uneven:
-        yield f"{uneven[0]}: it clips {ROWS} rows at a time; use backend llmcompressor"
+    if isinstance(method, Awq):
+        yield from awq_mistakes(plan, method, "it", "backend llmcompressor")
     planned = {module.name: module for module in plan.modules if module.scheme.is_quantized}
     if left_out := [weight.name for weight in view.weights if weight.name not in planned]:
         yield f"{left_out[0]} is to stay as floats, and it cannot leave modules out; use backend llmcompressor"
-    if other := other_schemes(plan):
-        name, scheme = next(iter(other.items()))
-        yield (
-            f"{name} is planned as {scheme.name}, and it rounds all modules in one scheme: "
-            "protect fewer rows of it, or use backend llmcompressor"
-        )
 
 
 FAMILIES_TRIED = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma2", "cohere"})

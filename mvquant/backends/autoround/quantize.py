@@ -10,9 +10,10 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mvquant.backends.folder.child import replaced, run_child, say_progress
+from mvquant.backends.folder.child import run_child, say_progress
 from mvquant.backends.folder.job import Job, load_tokens
 from mvquant.backends.layer import ModuleRecord
+from mvquant.backends.replaced import replaced
 from mvquant.method_settings import AutoRound as Settings
 from mvquant.scheme import WeightScheme
 

@@ -3,8 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,31 +58,6 @@ def as_stored(scale: Tensor, dtype: torch.dtype) -> Tensor:
     # where float16 has fewer digits, below 2^-14, all that it has are kept; rounding twice elsewhere would lose one
     stored = torch.where(both == direct, direct, scale.to(torch.float16).to(dtype)).to(scale.dtype)
     return torch.where(stored == 0, torch.full_like(scale, FP16_SMALLEST).copysign(scale), stored)
-
-
-@contextmanager
-def replaced(owner: object, **attributes: object) -> Generator[None]:
-    """Give a module or class of a package other attributes for a while.
-
-    Raises:
-        AttributeError: it has no such attribute: the package is another version than the adapter was written for.
-
-    >>> import types
-    >>> owner = types.SimpleNamespace(step=1)
-    >>> with replaced(owner, step=2):
-    ...     owner.step
-    2
-    >>> owner.step
-    1
-    """
-    before = {name: getattr(owner, name) for name in attributes}
-    try:
-        for name, value in attributes.items():
-            setattr(owner, name, value)
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(owner, name, value)
 
 
 class SeenWeights:

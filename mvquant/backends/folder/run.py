@@ -3,7 +3,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -25,9 +25,11 @@ from mvquant.backends.gptqmodel.adapter import GPTQMODEL
 from mvquant.backends.layer import ModuleRecord
 from mvquant.backends.registry import require
 from mvquant.checkpoint.folder import Checkpoint
+from mvquant.checkpoint.staging import raised_termination
 from mvquant.errors import BackendError, PlanError, UnsupportedModelError
 from mvquant.method_settings import BackendName
 from mvquant.plan import Plan
+from mvquant.progress import Progress
 
 FOLDER_BACKENDS: dict[BackendName, FolderBackend] = {
     backend.name: backend for backend in (GPTQMODEL, AUTOAWQ, AUTO_ROUND, AUTO_GPTQ)
@@ -35,9 +37,6 @@ FOLDER_BACKENDS: dict[BackendName, FolderBackend] = {
 """Packages that take a whole model, by the name that a recipe gives them."""
 
 JOB, LOG = "job.json", "package.log"
-
-Progress = Callable[[str, int, int], None]
-"""Called as (name of the layer, layers done, layers in all)."""
 
 
 def run_folder_backend(
@@ -70,10 +69,11 @@ def run_folder_backend(
     work.mkdir(parents=True, exist_ok=True)
     place = Path(tempfile.mkdtemp(prefix=f"{backend.name}-", dir=work)).resolve()
     try:
-        job = write_job(backend, checkpoint, view, plan, batches, place)
-        run_jobs(backend, [place / JOB], place / LOG, progress)
-        shutil.rmtree(job.source)
-        return read_results(checkpoint, view, plan, place)
+        with raised_termination():
+            job = write_job(backend, checkpoint, view, plan, batches, place)
+            run_jobs(backend, [place / JOB], place / LOG, progress)
+            shutil.rmtree(job.source)
+            return read_results(checkpoint, view, plan, place)
     except BaseException:
         shutil.rmtree(place, ignore_errors=True)
         raise

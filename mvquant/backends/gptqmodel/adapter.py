@@ -5,14 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mvquant.arch import ModelView
+from mvquant.backends.folder.awq import awq_mistakes
 from mvquant.backends.folder.backend import FolderBackend
-from mvquant.backends.folder.job import other_schemes
 from mvquant.method_settings import Awq, Gptq
 from mvquant.plan import Plan
 
 GPTQ_BLOCK = 128
-AWQ_GRID_POINTS = 20
-AWQ_ROWS = 64
 
 
 def _command(*jobs: Path) -> list[str]:
@@ -32,22 +30,12 @@ def _mistakes(plan: Plan, view: ModelView) -> Iterator[str]:
 
 
 def _awq_mistakes(plan: Plan, view: ModelView, method: Awq) -> Iterator[str]:
-    if method.grid_points != AWQ_GRID_POINTS:
-        yield f"grid_points {method.grid_points}: its AWQ tries {AWQ_GRID_POINTS}; leave it out, or use llmcompressor"
+    yield from awq_mistakes(plan, method, "its AWQ", "gptq or backend llmcompressor")
     if plan.dtype == "float32":
         yield "its AWQ has no kernel for float32 models; store the model as bfloat16, or use backend llmcompressor"
-    uneven = [module.name for module in plan.modules if module.rows % AWQ_ROWS]
-    if uneven:
-        yield f"{uneven[0]}: its AWQ clips {AWQ_ROWS} rows at a time; ignore it, or use backend llmcompressor"
     if view.family not in AWQ_FAMILIES:
         known = ", ".join(sorted(AWQ_FAMILIES))
         yield f"its AWQ was not found to work with {view.family} models (with {known}); use gptq or llmcompressor"
-    if other := other_schemes(plan):
-        name, scheme = next(iter(other.items()))
-        yield (
-            f"{name} is planned as {scheme.name}, and its AWQ rounds all modules in one scheme: "
-            "protect fewer rows of it, or use gptq or backend llmcompressor"
-        )
 
 
 GPTQ_FAMILIES = frozenset(

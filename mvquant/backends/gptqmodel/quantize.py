@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from mvquant.backends.folder.child import SeenWeights, as_stored, replaced, run_child, say_progress
+from mvquant.backends.folder.child import SeenWeights, as_stored, run_child, say_progress
 from mvquant.backends.folder.job import Job, load_tokens
 from mvquant.backends.layer import ModuleRecord
+from mvquant.backends.replaced import replaced
 from mvquant.method_settings import Awq, Gptq
 from mvquant.scheme import WeightScheme
 

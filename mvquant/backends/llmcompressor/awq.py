@@ -19,9 +19,10 @@ from mvquant.backends.layer import CalibratedLayer, LayerResult, Processes
 from mvquant.backends.llmcompressor.holder import changed_parameters, held, scaled_parameters
 from mvquant.backends.llmcompressor.linears import LayerLinears, taken_apart
 from mvquant.backends.llmcompressor.mappings import awq_mappings
-from mvquant.backends.llmcompressor.nearest import rounded
-from mvquant.backends.llmcompressor.package import every_expert, package, replaced, unpinned, weight_scheme
+from mvquant.backends.llmcompressor.package import every_expert, package, unpinned, weight_scheme
 from mvquant.backends.llmcompressor.records import record
+from mvquant.backends.nearest import rounded
+from mvquant.backends.replaced import replaced
 from mvquant.errors import CalibrationError, UsageError
 from mvquant.method_settings import Awq
 from mvquant.plan import ModulePlan
@@ -118,9 +119,9 @@ def _alone(module: Any, processes: Processes) -> Generator[None]:  # noqa: ANN40
 
     with (
         unpinned(),
-        replaced(module, "tqdm", partial(tqdm, disable=True)),
-        replaced(module, "is_distributed", lambda: False),
-        replaced(module.AWQModifier, "_compute_loss", loss),
+        replaced(module, tqdm=partial(tqdm, disable=True)),
+        replaced(module, is_distributed=lambda: False),
+        replaced(module.AWQModifier, _compute_loss=loss),
     ):
         yield
 

@@ -12,9 +12,10 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
+from mvquant.backends.input_ranges import InputRanges
 from mvquant.backends.layer import HESSIAN_BYTES, CalibratedLayer, LayerResult, ModuleRecord, RoundedModule
 from mvquant.backends.llmcompressor.gptq_matrix import Rounded, gptq_round, joined
-from mvquant.backends.llmcompressor.inputs import HESSIAN_DTYPE, InputRanges, InputSum, InputSums, static_linears
+from mvquant.backends.llmcompressor.inputs import HESSIAN_DTYPE, InputSum, InputSums, input_scale, static_linears
 from mvquant.backends.llmcompressor.linears import LayerLinears, Linear, taken_apart
 from mvquant.backends.llmcompressor.records import record
 from mvquant.method_settings import Gptq
@@ -110,7 +111,7 @@ def _summed(
     sums = InputSums()
     watched = [linear for _, linear in some]
     hooks = [sums.watch(linear) for linear in watched]
-    hooks += [ranges.watch(linear) for linear in watched if linear.name in static]
+    hooks += [ranges.watch(linear.name, linear.module) for linear in watched if linear.name in static]
     linears.run(hooks, after=sums.next_sequence)
     sums.share(layer.processes)
     return sums
@@ -124,4 +125,4 @@ def _module(plan: ModulePlan, linears: LayerLinears, parts: dict[str, _Part], ra
         kept = joined(protected).weight
     elif plan.protected_scheme is not None:
         kept = linears.matrix(plan.name).clone()  # the layer may be written to before it is used
-    return RoundedModule(joined([part.base for part in own]).weight, kept, ranges.scale(plan, linears))
+    return RoundedModule(joined([part.base for part in own]).weight, kept, input_scale(ranges, plan, linears))

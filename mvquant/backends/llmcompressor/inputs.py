@@ -1,4 +1,4 @@
-"""What the inputs of linears are like on the calibration text: Hessians for GPTQ, ranges for static scales."""
+"""What the inputs of linears are like on the calibration text: Hessians for GPTQ, and scales of static activations."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,12 +8,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from mvquant.backends.input_ranges import InputRanges
 from mvquant.backends.layer import Processes
 from mvquant.backends.llmcompressor.linears import LayerLinears, Linear
 from mvquant.backends.llmcompressor.package import package
 from mvquant.errors import BackendError, CalibrationError
 from mvquant.plan import ModulePlan
-from mvquant.quant.activations import activation_scale
 
 HESSIAN_DTYPE = torch.float64
 """In which products are added up."""
@@ -96,40 +96,12 @@ class InputSums:
         total.tokens += inputs[..., 0].numel()
 
 
-class InputRanges:
-    """The largest absolute input of each linear."""
-
-    def __init__(self) -> None:
-        self._largest: dict[str, Float[Tensor, ""]] = {}
-
-    def watch(self, linear: Linear) -> RemovableHandle:
-        """Look at the inputs of a linear from now on."""
-
-        def see(_module: nn.Module, arguments: tuple[Any, ...]) -> None:
-            largest = arguments[0].detach().abs().amax()
-            known = self._largest.get(linear.name)
-            self._largest[linear.name] = largest if known is None else torch.maximum(known, largest)
-
-        return linear.module.register_forward_pre_hook(see)
-
-    def share(self, processes: Processes) -> None:
-        """Take the largest of all processes.
-
-        Raises:
-            CalibrationError: inputs with NaN or infinite values.
-        """
-        self._largest = {name: processes.maximum(largest) for name, largest in self._largest.items()}
-        for name, largest in self._largest.items():
-            if not bool(largest.isfinite()):
-                raise CalibrationError(f"{name}: its inputs have NaN or infinite values on the calibration text")
-
-    def scale(self, plan: ModulePlan, linears: LayerLinears) -> Float[Tensor, "1"] | None:
-        """The scale of a weight's inputs in the model's dtype; None where they have none, or one per token."""
-        if plan.scheme.activations != "tensor":
-            return None
-        chosen = linears.by_plan[plan.name]
-        largest = torch.stack([self._largest[linear.name] for linear in chosen]).amax()
-        return activation_scale(largest.to(chosen[0].weight.dtype)).view(1)
+def input_scale(ranges: InputRanges, plan: ModulePlan, linears: LayerLinears) -> Float[Tensor, "1"] | None:
+    """The scale of a weight's inputs in the model's dtype; None where they have none, or one per token."""
+    if plan.scheme.activations != "tensor":
+        return None
+    chosen = linears.by_plan[plan.name]
+    return ranges.scale([linear.name for linear in chosen], chosen[0].weight.dtype)
 
 
 def static_linears(linears: LayerLinears, plans: tuple[ModulePlan, ...]) -> list[Linear]:

@@ -13,7 +13,8 @@ from transformers import PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 from mvquant.backends.layer import CalibratedLayer
-from mvquant.backends.llmcompressor.package import every_expert, package, replaced
+from mvquant.backends.llmcompressor.package import every_expert, package
+from mvquant.backends.replaced import replaced
 from mvquant.errors import UnsupportedModelError
 from mvquant.plan import ModulePlan
 
@@ -168,7 +169,7 @@ def _linear_experts(name: str, experts: nn.Module, config: PreTrainedConfig) -> 
         )
     # read from a file, a config has the name of the dtype, which the package cannot read
     dtype = next(experts.parameters()).dtype
-    with torch.device("meta"), replaced(config, "dtype", dtype):
+    with torch.device("meta"), replaced(config, dtype=dtype):
         linear: nn.Module = kind(config)
     for place, part in _expert_weights(experts):
         linear.get_submodule(place).weight = nn.Parameter(part, requires_grad=False)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from mvquant.backends.registry import require
+from mvquant.backends.replaced import replaced
 from mvquant.scheme import WeightScheme
 
 _LOG_SWITCH = "LLM_COMPRESSOR_LOG_DISABLED"
@@ -106,23 +107,12 @@ def weight_scheme(linear: nn.Linear, scheme: WeightScheme) -> Generator[None]:
 
 
 @contextmanager
-def replaced(owner: Any, name: str, value: object) -> Generator[None]:  # noqa: ANN401
-    """Put something else under a name for a while."""
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
-
-
-@contextmanager
 def unpinned() -> Generator[None]:
     """Let the package's cache leave its tensors where they are on a machine without an accelerator."""
     if torch.accelerator.is_available() or not version("llmcompressor").startswith(_PINS_ALWAYS):
         yield
         return
-    with replaced(package("pipelines.cache").IntermediatesCache, "pin_memory", _nothing):
+    with replaced(package("pipelines.cache").IntermediatesCache, pin_memory=_nothing):
         yield
 
 

@@ -9,14 +9,16 @@ import time
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from mvquant.backends.input_ranges import InputRanges
 from mvquant.backends.layer import CalibratedLayer, LayerResult, Processes
 from mvquant.backends.llmcompressor.holder import changed_parameters, held, scaled_parameters
-from mvquant.backends.llmcompressor.inputs import InputRanges, static_linears
+from mvquant.backends.llmcompressor.inputs import input_scale, static_linears
 from mvquant.backends.llmcompressor.linears import LayerLinears, taken_apart
 from mvquant.backends.llmcompressor.mappings import smoothquant_mappings
-from mvquant.backends.llmcompressor.nearest import lost_share, rounded
-from mvquant.backends.llmcompressor.package import package, replaced
+from mvquant.backends.llmcompressor.package import package
 from mvquant.backends.llmcompressor.records import record
+from mvquant.backends.nearest import lost_share, rounded
+from mvquant.backends.replaced import replaced
 from mvquant.errors import CalibrationError
 from mvquant.method_settings import SmoothQuant
 
@@ -44,7 +46,7 @@ class SmoothQuantBackend:
             scaled = _smoothed(layer, linears, mappings, self._settings.alpha)
             ranges = _ranges(layer, linears)
             modules = {
-                plan.name: rounded(plan, linears.matrix(plan.name), ranges.scale(plan, linears))
+                plan.name: rounded(plan, linears.matrix(plan.name), input_scale(ranges, plan, linears))
                 for plan in layer.modules
             }
             seconds = (time.perf_counter() - start) / max(1, len(layer.modules))
@@ -64,7 +66,7 @@ class SmoothQuantBackend:
 def _smoothed(layer: CalibratedLayer, linears: LayerLinears, mappings: Sequence[Any], alpha: float) -> set[str]:
     """Scale the layer in place; return the names in the layer of what changed."""
     module = package("modifiers.transform.smoothquant.base")
-    with held(layer) as root, replaced(module, "is_distributed", lambda: False):
+    with held(layer) as root, replaced(module, is_distributed=lambda: False):
         modifier = module.SmoothQuantModifier(smoothing_strength=alpha, mappings=mappings)
         modifier.resolved_mappings_ = modifier._resolve_mappings(root)
         modifier.scales_ = {}
@@ -95,6 +97,6 @@ def _ranges(layer: CalibratedLayer, linears: LayerLinears) -> InputRanges:
     ranges = InputRanges()
     watched = static_linears(linears, layer.modules)
     if watched:
-        linears.run([ranges.watch(linear) for linear in watched])
+        linears.run([ranges.watch(linear.name, linear.module) for linear in watched])
         ranges.share(layer.processes)
     return ranges

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from mvquant.backends.child import PARENT
-from mvquant.backends.folder.child import SeenWeights, _refuse_network, as_stored, child_environment, replaced
+from mvquant.backends.folder.child import SeenWeights, _refuse_network, as_stored, child_environment
 from mvquant.backends.folder.job import Job
+from mvquant.backends.replaced import replaced
 from mvquant.method_settings import Gptq
 from mvquant.scheme import WeightScheme
 

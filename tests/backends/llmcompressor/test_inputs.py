@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from mvquant.backends.llmcompressor.inputs import InputRanges, InputSums, static_linears
+from mvquant.backends.input_ranges import InputRanges
+from mvquant.backends.llmcompressor.inputs import InputSums, input_scale, static_linears
 from mvquant.backends.llmcompressor.linears import taken_apart
 from mvquant.errors import BackendError, CalibrationError
 from mvquant.method_settings import Gptq
@@ -79,11 +80,11 @@ def test_input_scales_are_those_of_the_largest_value(layer):
     ranges = InputRanges()
     with taken_apart(layer) as linears:
         watched = static_linears(linears, layer.modules)
-        linears.run([ranges.watch(linear) for linear in watched])
+        linears.run([ranges.watch(linear.name, linear.module) for linear in watched])
         ranges.share(OneProcess())
         for plan in layer.modules:
             largest = torch.cat(recorded(layer, plan.name)).abs().max()
-            torch.testing.assert_close(ranges.scale(plan, linears), (largest / 127.5).view(1))
+            torch.testing.assert_close(input_scale(ranges, plan, linears), (largest / 127.5).view(1))
 
 
 def test_weights_without_rounded_inputs_have_no_input_scale(layer):
@@ -91,4 +92,4 @@ def test_weights_without_rounded_inputs_have_no_input_scale(layer):
     plain = calibrated_layer(model, planned(model, "w4a16-g32", Gptq()), 0, calibration(1))
     with taken_apart(plain) as linears:
         assert static_linears(linears, plain.modules) == []
-        assert InputRanges().scale(plain.modules[0], linears) is None
+        assert input_scale(InputRanges(), plain.modules[0], linears) is None

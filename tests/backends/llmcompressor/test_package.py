@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from mvquant.backends.llmcompressor.package import package, replaced, unpinned, weight_arguments, weight_scheme
+from mvquant.backends.llmcompressor.package import package, unpinned, weight_arguments, weight_scheme
+from mvquant.backends.replaced import replaced
 from mvquant.errors import BackendError
 from mvquant.scheme import WeightScheme
 
@@ -86,6 +87,6 @@ def test_replacing_ends_with_an_error_too():
     class Owner:
         value = 1
 
-    with pytest.raises(ZeroDivisionError), replaced(Owner, "value", 0):
+    with pytest.raises(ZeroDivisionError), replaced(Owner, value=0):
         assert 1 / Owner.value
     assert Owner.value == 1

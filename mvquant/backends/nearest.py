@@ -1,4 +1,4 @@
-"""Rounding to nearest what a method has scaled."""
+"""Rounding a weight to nearest, as it is or as a method has scaled it."""
 
 import torch
 from jaxtyping import Float

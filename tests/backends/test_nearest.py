@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from mvquant.backends.llmcompressor import AwqBackend, SmoothQuantBackend
-from mvquant.backends.llmcompressor.nearest import rounded
 from mvquant.backends.llmcompressor.package import package, weight_arguments
+from mvquant.backends.nearest import rounded
 from mvquant.method_settings import Awq, SmoothQuant
 from mvquant.quant import round_to_nearest
 from mvquant.scheme import WeightScheme
