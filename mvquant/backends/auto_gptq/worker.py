@@ -196,7 +196,8 @@ def storable(scale: Tensor, zero: Tensor, largest: int, dtype: torch.dtype) -> t
         dtype: of the model.
     """
     scale = torch.where(zero < 1, scale * largest / (largest - 1), scale)
-    stored = scale.to(torch.float16).to(dtype).to(scale.dtype)
+    # The coarser significand first: what bfloat16 holds is exact in float16, so nothing is rounded twice.
+    stored = scale.to(dtype).to(torch.float16).to(scale.dtype)
     return torch.where(stored == 0, torch.full_like(stored, FP16_SMALLEST), stored), zero.clamp(min=1)
 
 
