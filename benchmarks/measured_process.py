@@ -5,7 +5,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,9 @@ class Run:
     cpu_seconds: float
     """User and system time of all threads."""
     peak_mib: float
-    """Largest resident set that the kernel saw, mapped files included."""
+    """Largest resident set of one process, its children among them, as the kernel saw it; with mapped files."""
     peak_anonymous_mib: float
-    """Largest sample of the resident set without mapped files."""
+    """Largest sample of the resident sets of the process and its children together, without mapped files."""
     disk_bytes: int
     """Size of the folder written."""
     other_cpu_seconds: float
@@ -47,7 +48,7 @@ def measured_run(name: str, command: Sequence[str | Path], out: Path, environmen
         )
         anonymous = 0
         while True:
-            anonymous = max(anonymous, _anonymous_bytes(process.pid))
+            anonymous = max(anonymous, sum(map(_anonymous_bytes, _family(process.pid))))
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
             if pid:
                 break
@@ -85,9 +86,21 @@ def _importing_here(environment: Mapping[str, str]) -> dict[str, str]:
     return {**environment, "PYTHONPATH": str(Path(__file__).parent.parent)}
 
 
+def _family(pid: int) -> Iterator[int]:
+    """Yield a process, its children, theirs, ..."""
+    yield pid
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # the thread has just ended
+            for child in children.read_text(encoding="utf-8").split():
+                yield from _family(int(child))
+
+
 def _anonymous_bytes(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
-    # a process that has just ended has no such line
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    except OSError:  # it has just ended
+        return 0
+    # a process that nobody has waited for yet has no such line
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
 
 

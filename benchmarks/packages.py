@@ -19,8 +19,15 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("tokens", type=Path, help="safetensors file with `tokens`, int64 [sequences, length]")
     parser.add_argument("out", type=Path)
+    parser.add_argument("--grid-points", type=int, default=20, help="of llm-compressor's AWQ")
+    parser.add_argument("--iterations", type=int, default=200, help="of AutoRound")
     options = parser.parse_args()
-    PACKAGES[options.package](options.model, options.tokens, options.out)
+    settings = {
+        "llmcompressor-awq": {"grid_points": options.grid_points},
+        "auto-round": {"iterations": options.iterations},
+    }
+    quantize = PACKAGES[options.package]
+    quantize(options.model, options.tokens, options.out, **settings.get(options.package, {}))
 
 
 def llmcompressor_gptq(model: Path, tokens: Path, out: Path) -> None:
@@ -30,7 +37,7 @@ def llmcompressor_gptq(model: Path, tokens: Path, out: Path) -> None:
     _oneshot(model, tokens, out, [GPTQModifier(config_groups=_weights_only(), ignore=["lm_head"])])
 
 
-def llmcompressor_awq(model: Path, tokens: Path, out: Path) -> None:
+def llmcompressor_awq(model: Path, tokens: Path, out: Path, grid_points: int) -> None:
     """AWQ's scales, then rounding to nearest."""
     import torch
     from llmcompressor.modifiers.quantization import QuantizationModifier
@@ -40,9 +47,8 @@ def llmcompressor_awq(model: Path, tokens: Path, out: Path) -> None:
     if not torch.accelerator.is_available():
         # 0.14 pins memory for an accelerator without asking whether there is one
         IntermediatesCache.pin_memory = lambda *_, **__: None  # pyright: ignore[reportAttributeAccessIssue]
-    _oneshot(
-        model, tokens, out, [AWQModifier(), QuantizationModifier(config_groups=_weights_only(), ignore=["lm_head"])]
-    )
+    rounding = QuantizationModifier(config_groups=_weights_only(), ignore=["lm_head"])
+    _oneshot(model, tokens, out, [AWQModifier(n_grid=grid_points), rounding])
 
 
 def llmcompressor_smoothquant(model: Path, tokens: Path, out: Path) -> None:
@@ -79,8 +85,8 @@ def gptqmodel_awq(model: Path, tokens: Path, out: Path) -> None:
     loaded.save(str(out))
 
 
-def auto_round(model: Path, tokens: Path, out: Path) -> None:
-    """AutoRound with its default steps."""
+def auto_round(model: Path, tokens: Path, out: Path, iterations: int) -> None:
+    """AutoRound with its default learning rates."""
     from auto_round import AutoRound
     from torch.utils.data import DataLoader
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -93,6 +99,7 @@ def auto_round(model: Path, tokens: Path, out: Path) -> None:
         dataset=DataLoader([{"input_ids": row} for row in ids], batch_size=8),
         nsamples=len(ids),
         seqlen=ids.shape[1],
+        iters=iterations,
         device_map="cpu",
         seed=0,
     )
@@ -135,7 +142,7 @@ def _examples(path: Path) -> list[Mapping[str, Any]]:
     return [{"input_ids": row[None], "attention_mask": torch.ones_like(row[None])} for row in _tokens(path)]
 
 
-PACKAGES: dict[str, Callable[[Path, Path, Path], None]] = {
+PACKAGES: dict[str, Callable[..., None]] = {
     "llmcompressor-gptq": llmcompressor_gptq,
     "llmcompressor-awq": llmcompressor_awq,
     "llmcompressor-smoothquant": llmcompressor_smoothquant,
