@@ -260,7 +260,7 @@ def load_analysis(path: Path) -> Analysis:
     """
     try:
         return Analysis.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         message = f"{path} cannot be read: {error}"
     except ValidationError as error:
         message = f"{path} is no analysis of version {ANALYSIS_VERSION} ({error.error_count()} mistakes)"

@@ -31,6 +31,18 @@ def yaml_mapping(text: str, where: str, expected: str) -> dict[str, Any]:
     return document
 
 
+def read_text(path: Path) -> str:
+    """Read a file that people write.
+
+    Raises:
+        ConfigError: it cannot be read, or is not UTF-8 text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [f"cannot be read: {_reason(error)}"]) from None
+
+
 def load_saved(kind: type[Saved], path: Path, what: str, way_out: str = "") -> Saved:
     """Read a plan that was saved as JSON, perhaps edited by hand since.
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import ErrorDetails
 
 from mvquant.cache_recipe import Fold, KvCache
-from mvquant.data_files import yaml_mapping
+from mvquant.data_files import read_text, yaml_mapping
 from mvquant.errors import ConfigError, UnknownNameError, nearest_name
 from mvquant.heads import Role
 from mvquant.method_settings import METHOD_SETTINGS, Method, MethodSettings, Rtn
@@ -203,7 +203,7 @@ def load_recipe(name_or_path: str) -> Recipe:
         raise ConfigError(name_or_path, ["there is no such file"])
     if not path.is_file():
         raise UnknownNameError("recipe", name_or_path, recipe_paths())
-    return parse_recipe(path.read_text(encoding="utf-8"), where=str(path))
+    return parse_recipe(read_text(path), where=str(path))
 
 
 def recipe_paths() -> dict[str, Path]:

@@ -151,12 +151,18 @@ def test_json_comes_back_as_it_was(family: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "cannot be read"), ("{", "is no analysis of version 1"), ("{}", "mistakes")]
+    ("content", "message"),
+    [
+        (None, "cannot be read"),
+        (b"\xff", "cannot be read"),
+        (b"{", "is no analysis of version 1"),
+        (b"{}", "mistakes"),
+    ],
 )
-def test_files_that_are_no_analysis_are_refused(content: str | None, message: str, tmp_path: Path):
+def test_files_that_are_no_analysis_are_refused(content: bytes | None, message: str, tmp_path: Path):
     path = tmp_path / "analysis.json"
     if content is not None:
-        path.write_text(content)
+        path.write_bytes(content)
     with pytest.raises(CalibrationError, match=rf"analysis\.json .*{message}.*run `mvquant analyze` again"):
         load_analysis(path)
 

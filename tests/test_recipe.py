@@ -78,6 +78,12 @@ def test_unknown_names_suggest_the_nearest():
         load_recipe("nowhere.yaml")
 
 
+def test_a_recipe_that_is_not_utf_8_is_refused(tmp_path):
+    (tmp_path / "mine.yaml").write_bytes("summary: café".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"mine\.yaml.*it is not UTF-8 text"):
+        load_recipe(str(tmp_path / "mine.yaml"))
+
+
 def test_a_recipe_file_is_read(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("summary: mine\nweights: {scheme: {bits: 2, group_size: -1, symmetric: false}}\n")

@@ -134,7 +134,7 @@ def _find_tensors(folder: Path) -> dict[str, Path]:
 def _indexed(folder: Path, index: Path) -> dict[str, Path]:
     try:
         weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{index} is not an index of safetensors files ({error})") from None
     if outside := [name for name in weight_map.values() if Path(name).name != name]:
         raise CheckpointError(f"{index} names a file outside the folder: {outside[0]}")

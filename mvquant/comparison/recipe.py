@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from mvquant.data_files import yaml_mapping
+from mvquant.data_files import read_text, yaml_mapping
 from mvquant.errors import ConfigError, UnknownNameError
 from mvquant.named_schemes import COMMON_SCHEMES, is_scheme
 from mvquant.recipe import Recipe, recipe_paths
@@ -195,7 +195,7 @@ def load_comparison_recipe(name_or_path: str) -> ComparisonRecipe:
     shipped = comparison_paths()
     path = shipped.get(name_or_path, Path(name_or_path))
     if path.is_file():
-        return parse_comparison(path.read_text(encoding="utf-8"), where=str(path))
+        return parse_comparison(read_text(path), where=str(path))
     if path.suffix in (".yaml", ".yml"):
         raise ConfigError(name_or_path, ["there is no such file"])
     raise UnknownNameError("comparison", name_or_path, shipped)

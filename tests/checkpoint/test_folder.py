@@ -83,8 +83,9 @@ def test_an_index_must_keep_its_promises(sharded):
     refused(sharded, "is missing")
     index.write_text(json.dumps({"weight_map": {**weight_map, lost: "../elsewhere.safetensors"}}))
     refused(sharded, "outside the folder")
-    index.write_text("{}")
-    refused(sharded, "is not an index")
+    for content in (b"{}", b"[", b"\xff"):
+        index.write_bytes(content)
+        refused(sharded, "is not an index")
 
 
 def quantize(folder, out):
