@@ -80,7 +80,7 @@ def test_unknown_names_suggest_the_nearest():
 
 def test_a_recipe_that_is_not_utf_8_is_refused(tmp_path):
     (tmp_path / "mine.yaml").write_bytes("summary: café".encode("latin-1"))
-    with pytest.raises(ConfigError, match=r"mine\.yaml.*it is not UTF-8 text"):
+    with pytest.raises(ConfigError, match=r"(?s)mine\.yaml.*it is not UTF-8 text"):
         load_recipe(str(tmp_path / "mine.yaml"))
 
 

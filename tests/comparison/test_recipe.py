@@ -62,7 +62,7 @@ def test_names_and_paths(tmp_path):
     with pytest.raises(ConfigError, match="no such file"):
         load_comparison_recipe("nope.yaml")
     (tmp_path / "latin.yaml").write_bytes("summary: café".encode("latin-1"))
-    with pytest.raises(ConfigError, match=r"latin\.yaml.*it is not UTF-8 text"):
+    with pytest.raises(ConfigError, match=r"(?s)latin\.yaml.*it is not UTF-8 text"):
         load_comparison_recipe(str(tmp_path / "latin.yaml"))
     (tmp_path / "mine.yaml").write_text(GOOD)
     assert load_comparison_recipe(str(tmp_path / "mine.yaml")).equal_bytes
