@@ -43,7 +43,7 @@ WEIGHTS = {
 
 SEARCHES = {
     "reference": {"GRID_POINTS": 20, "ITERATIONS": 200},
-    "1b": {"GRID_POINTS": 2, "ITERATIONS": 2},
+    "1b": {"GRID_POINTS": 3, "ITERATIONS": 2},
 }
 """Models, and how long a package searches, on both sides: its defaults, or what two cores can do. The shorter the
 search, the more weighs what mvquant adds."""

@@ -32,6 +32,12 @@ POLICIES = {
     "massive": "**massive** pairs",
     "sensitivity": "**sensitive** pairs",
 }
+COSTS = {
+    "seconds": "time",
+    "cpu_seconds": "CPU time",
+    "peak_mib": "memory, largest process",
+    "peak_anonymous_mib": "memory, all processes, files left out",
+}
 MAIN = re.compile(r"full precision|(mv-protect-)?w\da16")
 
 
@@ -159,6 +165,21 @@ def _kl(estimate: dict[str, float]) -> str:
     return f"{estimate['value']:.4f} [{estimate['low']:.4f}, {estimate['high']:.4f}]"
 
 
+def backends() -> str:
+    """What the wrapped packages cost through mvquant, relative to calling them directly."""
+    report = _read(RESULTS / "backends.json")
+    calibration = report["calibration"]
+    rows = [
+        [pair["model"], pair["package"], *(f"{pair['ratios'][name]:.2f}" for name in COSTS)] for pair in report["pairs"]
+    ]
+    return (
+        f"Quantizing through mvquant relative to calling the package directly, on {calibration['sequences']} sequences "
+        f"of {calibration['length']} tokens, imports and writing included (`python -m benchmarks.backends`, "
+        "`benchmarks/results/backends.json`); below 1, mvquant needs less:\n\n"
+        + _table(["model", "package and method", *COSTS.values()], rows)
+    )
+
+
 def reference() -> str:
     """What the reference model reaches, as its training measured it."""
     record = _read(ROOT / "mvquant" / "reference" / "training.json")
@@ -212,6 +233,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "reference": reference,
     "speed": speed,
     "methods": methods,
+    "backends": backends,
     "kvcache": kvcache,
     "attention": attention,
     "families": families,

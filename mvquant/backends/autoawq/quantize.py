@@ -1,6 +1,7 @@
 """The child process that runs AutoAWQ on a job. The package is imported by `quantize` only."""
 
-from collections.abc import Generator
+import time
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -23,7 +24,7 @@ def quantize(job: Job) -> list[ModuleRecord]:
     dtype: torch.dtype = getattr(torch, job.dtype)
     tokens = [batch[0].tolist() for batch in load_tokens(job.tokens)]
     model: Any = load(str(job.source), torch_dtype=dtype, trust_remote_code=False, device_map="cpu")
-    seen = SeenWeights(job.kept)
+    seen, records = SeenWeights(job.kept), _Records(model.model, job)
     with _watched_layers(job, model.model, seen):
         model.quantize(
             None,
@@ -32,21 +33,51 @@ def quantize(job: Job) -> list[ModuleRecord]:
             duo_scaling=job.method.duo_scaling,
             max_calib_samples=len(tokens),
             max_calib_seq_len=len(tokens[0]),
-            quantizer_cls=_quantizer(dtype),
+            quantizer_cls=_quantizer(dtype, records),
         )
     model.save_quantized(str(job.out))
     seen.save(job.seen)
-    return []
+    return records.of_all()
 
 
-def _quantizer(dtype: torch.dtype) -> type:
+class _Records:
+    """What became of every linear that the package quantizes: the package itself keeps nothing."""
+
+    def __init__(self, model: nn.Module, job: Job) -> None:
+        linears = {name: each for name, each in model.named_modules() if isinstance(each, nn.Linear)}
+        self._names = {id(each): name for name, each in linears.items()}
+        self._planned = [name for name in linears if name.startswith(job.layers) and name not in job.ignored]
+        self._tokens = sum(batch.numel() for batch in load_tokens(job.tokens))
+        self._found: dict[str, ModuleRecord] = {}
+
+    def searched(self, linears: Sequence[nn.Module], error: float, seconds: float) -> None:
+        """Keep what a search over the scales of these linears, which share an input, has found."""
+        for name in (self._names[id(linear)] for linear in linears):
+            self._found[name] = ModuleRecord(
+                module=name, seconds=seconds / len(linears), error=error, tokens=self._tokens
+            )
+
+    def of_all(self) -> list[ModuleRecord]:
+        """Return a record of every linear, in the model's order."""
+        rounded = "rounded to nearest: AWQ scales no input of it in this family"
+        return [self._found.get(name, ModuleRecord(module=name, seconds=0.0, note=rounded)) for name in self._planned]
+
+
+def _quantizer(dtype: torch.dtype, records: _Records) -> type:
     """The package's quantizer, mended for CPUs, with integers chosen against the scales that are stored."""
     from awq.quantize.quantizer import AwqQuantizer
 
     class StoredScales(AwqQuantizer):
         def _compute_best_scale(self, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401 - handed on
+            self.losses, start = list[float](), time.monotonic()
             with _own_copy(args[3]):
-                return super()._compute_best_scale(*args, **kwargs)
+                best = super()._compute_best_scale(*args, **kwargs)
+            records.searched(args[4], min(self.losses), time.monotonic() - start)
+            return best
+
+        def _compute_loss(self, *args: Any, **kwargs: Any) -> float:  # noqa: ANN401 - handed on
+            self.losses.append(super()._compute_loss(*args, **kwargs))
+            return self.losses[-1]
 
         def pseudo_quantize_tensor(self, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             groups = w.reshape(-1, self.group_size) if self.group_size > 0 else w

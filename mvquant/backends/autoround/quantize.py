@@ -1,5 +1,7 @@
 """The child process that runs AutoRound on a job. The package is imported by `quantize` only."""
 
+import logging
+import re
 import shutil
 import time
 from contextlib import AbstractContextManager
@@ -19,6 +21,8 @@ from mvquant.scheme import WeightScheme
 
 FORMAT = "auto_round:gptqmodel"
 """GPTQ's layout with zero points as they are: stored less one, a zero point of 0 would not survive at 3 bits."""
+
+CHOSEN_LOSS = re.compile(r"loss iter 0: \S+ -> iter \d+: (\S+)")
 
 SCALES = {"float32": "fp16", "bfloat16": "bf16", "float16": "fp16"}
 """The package stores scales as float16; those of bfloat16 fit in, but for tiny ones."""
@@ -72,9 +76,23 @@ def _move_saved(made: Path, out: Path) -> None:
     shutil.rmtree(made, ignore_errors=True)
 
 
+class _Losses(logging.Handler):
+    """Reads the loss of the last block from the package's log, the only place where it says it."""
+
+    last: float | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if found := CHOSEN_LOSS.search(record.getMessage()):
+            self.last = float(found[1])
+
+
 def _watched_blocks(job: Job, model: nn.Module, records: list[ModuleRecord]) -> AbstractContextManager[None]:
-    """Say how far the work is after every decoder layer, and time it."""
+    """Say how far the work is after every decoder layer; keep its time and the loss of the rounding that was chosen."""
     from auto_round.algorithms.quantization.sign_round import quantizer
+    from auto_round.logger import logger
+
+    losses = _Losses()
+    logger.addHandler(losses)
 
     learner: Any = quantizer.SignRoundQuantizer
     names = {id(model.get_submodule(layer)): layer for layer in job.layers}
@@ -85,7 +103,7 @@ def _watched_blocks(job: Job, model: nn.Module, records: list[ModuleRecord]) -> 
         best = learn(self, block, *args, **kwargs)
         layer = names[id(block)]
         say_progress(job, layer)
-        records.append(ModuleRecord(module=layer, seconds=time.monotonic() - start))
+        records.append(ModuleRecord(module=layer, seconds=time.monotonic() - start, error=losses.last))
         return best
 
     return replaced(learner, quantize_block=quantize_block)

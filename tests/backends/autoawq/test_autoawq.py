@@ -44,6 +44,15 @@ def test_protected_rows_are_scaled_as_the_others(runs):
         assert (kept - scaled).abs().mean() < 0.2 * (base - scaled).abs().mean()
 
 
+def test_every_module_is_in_the_log(runs):
+    for case in CASES:
+        records = {record.module: record for record in runs.results(case).records}
+        assert set(records) == {module.name for module in runs.plans[case].modules}
+        scaled = [record for record in records.values() if record.note is None]
+        assert all(record.tokens == 256 and record.error > 0 and record.seconds > 0 for record in scaled)
+        assert {name.rpartition(".")[2] for name in set(records) - {each.module for each in scaled}} <= {"o_proj"}
+
+
 def test_progress_and_noise(runs):
     """What it prints is in its log, of which only progress is read."""
     log = (runs.folder / "package.log").read_text(encoding="utf-8")

@@ -57,4 +57,7 @@ def test_whole_modules_have_8_bits(runs):
 
 
 def test_every_layer_is_in_the_log(runs):
-    assert [record.module for record in runs.results("plain").records] == ["model.layers.0", "model.layers.1"]
+    records = runs.results("plain").records
+    assert [record.module for record in records] == ["model.layers.0", "model.layers.1"]
+    assert all(record.error > 0 and record.seconds > 0 for record in records)
+    assert len({record.error for record in records}) == len(records)
