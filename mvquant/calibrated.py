@@ -1,14 +1,12 @@
 """Weights by a calibrated method, whichever package computes them: from a plan and calibration batches to results.
 
-A new layer backend needs a line in `LAYER_BACKENDS`; packages that take whole folders are in
-`mvquant.backends.folder.run`.
+Who computes a method is in `mvquant.method_backends`.
 """
 
-import importlib
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,10 +16,8 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from mvquant.arch import ModelView
-from mvquant.backends import registry
 from mvquant.backends.folder.results import FolderResults
 from mvquant.backends.folder.run import FOLDER_BACKENDS, run_folder_backend
-from mvquant.backends.layer import LayerBackend
 from mvquant.calibration import few_tokens
 from mvquant.checkpoint.folder import Checkpoint
 from mvquant.checkpoint.folder_hash import folder_hash
@@ -44,21 +40,14 @@ from mvquant.layerwise import (
     require_room,
     warn_of,
 )
-from mvquant.method_settings import BackendName, MethodName, MethodSettings
+from mvquant.method_backends import layer_backend, package_versions, require_one_process, works_by_layers
+from mvquant.method_settings import MethodSettings
 from mvquant.methods import WeightResults, plan_factors
 from mvquant.plan import CalibrationRecord, Plan
 from mvquant.progress import Progress
 from mvquant.stats import token_hash
 
 Note = Callable[[str], None]
-
-LAYER_BACKENDS: dict[tuple[MethodName, BackendName], str] = {
-    ("rtn", "mvquant"): "mvquant.backends.rtn:RoundToNearest",
-    ("gptq", "llmcompressor"): "mvquant.backends.llmcompressor:GptqBackend",
-    ("awq", "llmcompressor"): "mvquant.backends.llmcompressor:AwqBackend",
-    ("smoothquant", "llmcompressor"): "mvquant.backends.llmcompressor:SmoothQuantBackend",
-}
-"""Of methods that work layer by layer, what makes a `LayerBackend` of their settings; imported when it is used."""
 
 
 @dataclass(frozen=True)
@@ -169,15 +158,16 @@ def calibrated_weights(
     """
     require_same_text(plan, batches)
     say = note or _say_nothing
-    by_layers = (plan.recipe.method.name, plan.recipe.method.backend) in LAYER_BACKENDS
-    if not by_layers and place.processes.size > 1:
-        raise UsageError(f"{plan.recipe.method.backend} works in one process: start mvquant without torchrun")
+    by_layers = works_by_layers(plan.recipe.method)
+    if not by_layers:
+        require_one_process(plan.recipe.method, place.processes)
+        place = _on_cpu(place, plan.recipe.method, say)
     if len(batches) < place.processes.size:
         raise UsageError(
             f"{place.processes.size} processes cannot share {len(batches)} calibration sequences: "
             "start fewer, or calibrate on more sequences"
         )
-    versions = _package_versions(plan.recipe.method.backend)
+    versions = package_versions(plan.recipe.method.backend)
     made_with = _made_with(checkpoint, plan, versions, place)
     _preflight(plan, view, batches, work, place, say, whole=not by_layers)
     for sentence in few_tokens(plan, batches):
@@ -196,6 +186,15 @@ def calibrated_weights(
         yield CalibratedWeights(results, log_text(made_with, results.records), versions)
         if place.processes.rank == 0:
             folder.remove()
+
+
+def _on_cpu(place: Workplace, method: MethodSettings, say: Note) -> Workplace:
+    """Packages for whole models are run on the CPU, and the log is to say so."""
+    if place.device != CPU:
+        say(
+            f"{method.backend} runs on the CPU here, not on {place.device}: the device is for methods that go by layers"
+        )
+    return replace(place, device=CPU)
 
 
 def _say_nothing(sentence: str) -> None:
@@ -229,24 +228,12 @@ def _run_layers(
         LayerModel(checkpoint, view, plan_factors(plan, view), place.device),
         plan,
         batches,
-        _layer_backend(plan.recipe.method),
+        layer_backend(plan.recipe.method),
         folder,
         processes=place.processes,
         limit=place.states_memory,
         progress=progress,
     )
-
-
-def _layer_backend(method: MethodSettings) -> LayerBackend:
-    module, _, name = LAYER_BACKENDS[method.name, method.backend].partition(":")
-    made = getattr(importlib.import_module(module), name)
-    return made(method)
-
-
-def _package_versions(backend: BackendName) -> dict[str, str]:
-    """Versions of a backend's packages, named so that those of another environment do not pass for this one's."""
-    found = registry.require(backend)
-    return found if registry.BACKENDS[backend].place == "here" else {f"{backend}/{name}": found[name] for name in found}
 
 
 def _made_with(checkpoint: Checkpoint, plan: Plan, versions: dict[str, str], place: Workplace) -> dict[str, Any]:
@@ -291,8 +278,7 @@ def _preflight(
     lengths = [batch.shape[1] for batch in batches]
     count = place.processes.size
     package = FOLDER_BACKENDS[plan.recipe.method.backend] if whole else None
-    device = CPU if whole else place.device  # packages are run on the CPU
     needs = predict(plan, view, lengths, place.states_memory, processes=count, package=package)
-    room = available_room(device, work, count)
+    room = available_room(place.device, work, count)
     require_room(needs, room)
-    say(needs.line(room, operations_per_second(device, getattr(torch, plan.dtype))))
+    say(needs.line(room, operations_per_second(place.device, getattr(torch, plan.dtype))))

@@ -25,6 +25,7 @@ from mvquant.evaluation.run import collected
 from mvquant.evaluation.tasks import GROUPS, AvailableTasks, HarnessTask, available_tasks, harness_tasks
 from mvquant.evaluation.text_length import Count, count_tokens, count_words
 from mvquant.layerwise import joined_processes, own_device, usable_device
+from mvquant.method_backends import require_method
 from mvquant.methods import planned_cache
 from mvquant.plan import FLOAT_BITS, Plan
 from mvquant.progress import Progress
@@ -55,6 +56,7 @@ __all__ = [
     "own_device",
     "plan_model",
     "quantize",
+    "require_method",
     "usable_device",
     "work_folder",
 ]
@@ -86,7 +88,7 @@ def default_tasks(model: str) -> list[str]:
     """
     name, folder = model, Path(model) / "config.json"
     if folder.is_file():
-        quantized = open_checkpoint(model).raw_config.get("quantization_config", {})
+        quantized = open_checkpoint(model).quantization
         if quantized.get("quant_method") == QUANT_METHOD:
             name = read_quantization_config(quantized).model
     own = model_location(name) == model_location(REFERENCE)
@@ -148,7 +150,7 @@ def evaluate_model(
     checkpoint = open_checkpoint(model_location(model))
     loaded, tokenizer = load_model(checkpoint.folder, device)
     subject = Subject(model=model, bits_per_weight=FLOAT_BITS[checkpoint.dtype])
-    quantized = checkpoint.raw_config.get("quantization_config", {})
+    quantized = checkpoint.quantization
     if quantized.get("quant_method") == QUANT_METHOD:
         plan = read_quantization_config(quantized)
         subject = planned_subject(model, plan)
@@ -193,7 +195,7 @@ def evaluate_in_engine(
         EvaluationError: a task with no item that fits the model.
     """
     checkpoint = open_checkpoint(model_location(model))
-    if checkpoint.raw_config.get("quantization_config", {}).get("quant_method") == QUANT_METHOD:
+    if checkpoint.quantization.get("quant_method") == QUANT_METHOD:
         message = f"{model} is in mvquant's own format, which {engine} cannot load: leave out --engine, or export it"
         raise UsageError(message)
     options: dict[str, Any] = {"engine": engine, "limit": limit, "batch_size": batch_size, "device": device}

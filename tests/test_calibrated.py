@@ -2,19 +2,24 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from importlib.metadata import version
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 
-from mvquant import calibrated, pipeline
+from mvquant import calibrated, method_backends, pipeline
 from mvquant.arch import model_view
-from mvquant.calibrated import HERE, LAYER_BACKENDS, Workplace, calibrated_weights, record_of, work_folder
+from mvquant.backends import registry
+from mvquant.calibrated import HERE, Workplace, calibrated_weights, record_of, work_folder
 from mvquant.checkpoint.folder import open_checkpoint
-from mvquant.errors import PlanError, UsageError
+from mvquant.errors import BackendError, PlanError, UnsupportedModelError, UsageError
 from mvquant.folding import folded_parameters, load_folded, recorded_scales
 from mvquant.layerwise import ALONE, Room
 from mvquant.layerwise.log import LOG_FILE
+from mvquant.method_backends import LAYER_BACKENDS, require_method
+from mvquant.method_settings import Method
 from mvquant.plan import load_plan
 from mvquant.policies import make_plan
 from mvquant.recipe import Calibration, Recipe, Weights
@@ -66,7 +71,7 @@ def test_a_plan_for_calibrated_weights_names_its_text_and_measures_nothing(plan,
 
 
 def test_the_checkpoint_says_what_it_was_made_with(plan, opened, tmp_path, monkeypatch):
-    monkeypatch.setattr("mvquant.calibrated.registry.require", lambda _name: {"some-package": "1.2"})
+    monkeypatch.setattr("mvquant.method_backends.registry.require", lambda _name: {"some-package": "1.2"})
     said = []
     pipeline.quantize(opened, plan, tmp_path / "out", note=said.append)
     header, *modules = log_of(tmp_path / "out")
@@ -118,7 +123,11 @@ def test_an_interrupted_run_is_refused_then_resumed_to_the_same_bytes(plan, open
     ("target", "value", "named"),
     [
         ("mvquant.calibrated.folder_hash", lambda _folder: "other", "the model"),
-        ("mvquant.calibrated.registry.require", lambda _name: {"some-package": "2"}, r"some-package \(None, now 2\)"),
+        (
+            "mvquant.method_backends.registry.require",
+            lambda _name: {"some-package": "2"},
+            r"some-package \(None, now 2\)",
+        ),
         ("mvquant.calibrated.version", lambda name: "0", r"torch \(.*, now 0\)"),
         ("torch.get_num_threads", lambda: 99, r"threads \(1, now 99\)"),
     ],
@@ -164,7 +173,7 @@ def test_more_processes_than_sequences_are_refused_before_any_work(plan, opened,
     class Four(type(ALONE)):
         size = 4
 
-    monkeypatch.setattr("mvquant.calibrated.registry.require", None)
+    monkeypatch.setattr("mvquant.method_backends.registry.require", None)
     with pytest.raises(UsageError, match="4 processes cannot share 3 calibration sequences"):
         pipeline.quantize(opened, plan, tmp_path / "out", place=pipeline.Workplace(processes=Four()))
     assert not list(tmp_path.iterdir())
@@ -178,16 +187,34 @@ def test_packages_that_take_whole_models_are_promised_the_memory_of_the_machine(
     recipe = Recipe(summary="t", weights=weights)
     text = record_of(batches(), "t", 0)
     plan = make_plan(opened.view, recipe, model="t", dtype="bfloat16", calibration=text)
-    said, place = [], Workplace(device=torch.device("cuda"))
+    said = []
+    place = calibrated._on_cpu(Workplace(device=torch.device("cuda")), recipe.method, said.append)
     calibrated._preflight(plan, opened.view, batches(), tmp_path, place, said.append, whole=True)
     assert asked == [(torch.device("cpu"), tmp_path, 1)]
-    assert "auto-gptq holds the whole model" in said[0]
+    assert said[0] == "auto-gptq runs on the CPU, not on cuda, which is for methods that go by layers"
+    assert "auto-gptq holds the whole model" in said[1]
+    assert calibrated._made_with(opened.checkpoint, plan, {}, place)["device"] == "cpu"
+
+
+def test_what_no_plan_would_change_is_refused_before_anything_is_measured(opened, tmp_path, monkeypatch):
+    view, work = opened.view, tmp_path / "out.work"
+    method = TypeAdapter(Method).validate_python
+    missing = replace(registry.state("gptqmodel"), missing=("gptqmodel",))
+    with monkeypatch.context() as patches:
+        patches.setattr(registry, "state", lambda _name: missing)
+        with pytest.raises(BackendError, match="gptqmodel"):
+            require_method(method({"name": "gptq", "backend": "gptqmodel"}), view, work)
+    with pytest.raises(UnsupportedModelError, match="auto-round does not quantize mixtral models"):
+        require_method(method("autoround"), model_view(tiny_model("mixtral").config), work)
+    with pytest.raises(UsageError, match="at least 3 exponents"):
+        require_method(method({"name": "awq", "grid_points": 2}), view, work)
+    assert not work.exists()
 
 
 def test_versions_of_another_environment_do_not_pass_for_those_of_this_one(plan, opened, monkeypatch):
     found = {"auto-gptq": "0.7.1", "transformers": "4.53.3"}
-    monkeypatch.setattr("mvquant.calibrated.registry.require", lambda _name: found)
-    legacy, here = (calibrated._package_versions(name) for name in ("auto-gptq", "gptqmodel"))
+    monkeypatch.setattr("mvquant.method_backends.registry.require", lambda _name: found)
+    legacy, here = (method_backends.package_versions(name) for name in ("auto-gptq", "gptqmodel"))
     assert legacy == {"auto-gptq/auto-gptq": "0.7.1", "auto-gptq/transformers": "4.53.3"}
     assert here == found
     made_with = calibrated._made_with(opened.checkpoint, plan, legacy, HERE)["versions"]
@@ -203,7 +230,7 @@ def test_every_layer_backend_can_be_made():
             if method != "awq"
             else (Weights(scheme=WeightScheme(bits=4), method={"name": method}))
         )
-        made[method] = calibrated._layer_backend(weights.method).sees_rounded
+        made[method] = method_backends.layer_backend(weights.method).sees_rounded
     assert made == sees_rounded
 
 

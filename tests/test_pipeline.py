@@ -1,5 +1,8 @@
 """The main job on the embedded reference model, from the word to the verdict."""
 
+import json
+import shutil
+
 import pytest
 import torch
 
@@ -118,3 +121,15 @@ def test_a_finished_checkpoint_is_not_analyzed_or_planned(reference, tmp_path):
         pipeline.open_model(str(tmp_path / "out"))
     with pytest.raises(UsageError, match="--overwrite"):
         pipeline.analyze_model("reference", CALIBRATION, None, tmp_path / "out")
+
+
+def test_a_config_that_says_null_of_quantization_is_of_a_model_as_it_came(reference, tmp_path):
+    opened, _ = reference
+    shutil.copytree(opened.checkpoint.folder, tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps({**config, "quantization_config": None}))
+    assert pipeline.default_tasks(str(tmp_path / "model")) == ["general_contextual", "general_parametric"]
+    tasks = pipeline.find_tasks(["reference_sentiment"])
+    found = pipeline.evaluate_model(str(tmp_path / "model"), tasks, limit=2)
+    assert found.tasks == pipeline.evaluate_model("reference", tasks, limit=2).tasks
+    assert found.subject.plan_hash is None

@@ -186,6 +186,11 @@ def versions(name: BackendName) -> dict[str, str]:
     return dict(state(name).versions)
 
 
+def named(name: BackendName, found: Mapping[str, str]) -> dict[str, str]:
+    """Name a backend's versions so that those of another environment do not pass for this one's."""
+    return dict(found) if BACKENDS[name].place == "here" else {f"{name}/{package}": found[package] for package in found}
+
+
 def require(name: BackendName) -> dict[str, str]:
     """Return the versions of a backend's packages; warn, once, of versions that were not tested.
 

@@ -7,6 +7,7 @@ import gzip
 import itertools
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ MOST_ROWS = 20_000
 """Rows read of a data set: far more text than statistics need, far less than a web corpus."""
 
 _LOOKED_AT = 100
-"""Rows in which a column with conversations is looked for: some may be empty."""
+"""Rows in which columns with text or conversations are looked for: some may be empty."""
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 
@@ -93,12 +94,12 @@ def _reader(file: Path) -> "Reader":
 
 
 def _read_txt(file: Path, _column: str | None) -> list[Text]:
-    return [_decoded(file, file.read_bytes())]
+    return [_content(file)]
 
 
 def _read_json(file: Path, column: str | None) -> list[Text]:
     """Read one object per line, or a single list of objects."""
-    content = _decoded(file, file.read_bytes())
+    content = _content(file)
     if content.lstrip().startswith("["):
         return _column_texts(_json_list(file, content), column, str(file))
     # Not `splitlines`: JSON strings may hold U+2028 and other line ends as they are.
@@ -110,7 +111,7 @@ def _read_gzip(file: Path, column: str | None) -> list[Text]:
     try:
         with gzip.open(file, "rt", encoding="utf-8", newline="\n") as lines:
             rows = list(itertools.islice(_json_rows(file, lines), MOST_ROWS))
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         message = f"{file} cannot be read as compressed UTF-8 text: {error}"
         raise CalibrationError(message) from None
     return _column_texts(rows, column, str(file))
@@ -150,18 +151,21 @@ def _read_parquet(file: Path, column: str | None) -> list[Text]:
 
     try:
         rows = parquet.read_table(file).to_pylist()
-    except arrow.ArrowException as error:
+    except (arrow.ArrowException, OSError) as error:  # pages that are corrupt are an OSError
         message = f"{file} cannot be read as parquet: {error}"
         raise CalibrationError(message) from None
     return _column_texts(rows, column, str(file))
 
 
-def _decoded(file: Path, content: bytes) -> str:
+def _content(file: Path) -> str:
+    """Read a text file, with a newline for every end of a line."""
     try:
-        return content.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+        return file.read_bytes().decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+    except OSError as error:
+        message = f"{file} cannot be read: {error.strerror}"
     except UnicodeDecodeError as error:
         message = f"{file} is not UTF-8 text: {error}"
-        raise CalibrationError(message) from None
+    raise CalibrationError(message)
 
 
 Reader = Callable[[Path, str | None], list[Text]]
@@ -187,14 +191,22 @@ def _column_texts(rows: list[Row], column: str | None, where: str) -> list[Text]
 
 
 def _chosen_column(rows: list[Row], column: str | None, where: str) -> str:
-    strings = [name for name, value in rows[0].items() if isinstance(value, str)]
-    talks = [name for name in rows[0] if any(as_conversation(row.get(name)) for row in rows[:_LOOKED_AT])]
+    if column and any(_is_text(row.get(column)) for row in rows):
+        return column
+    looked_at = rows[:_LOOKED_AT]
+    names = list(dict.fromkeys(name for row in looked_at for name in row))
+    strings = [name for name in names if any(isinstance(row.get(name), str) for row in looked_at)]
+    talks = [name for name in names if any(as_conversation(row.get(name)) for row in looked_at)]
     usual = next((name for name in (*COLUMNS, "text") if name in [*talks, *strings]), None)
-    chosen = column or usual or (strings[0] if len(strings) == 1 else None)
-    if chosen is not None and chosen in [*talks, *strings]:
+    chosen = usual or (strings[0] if len(strings) == 1 else None)
+    if chosen and not column:
         return chosen
     wanted = f"no column {column!r} with text" if column else "no column 'text', and not exactly one with text"
     kinds = f"its text columns: {', '.join(strings) or 'none'}"
     kinds += f"; with conversations: {', '.join(talks)}" if talks else ""
     message = f"{where} has {wanted}; {kinds} (choose one)"
     raise CalibrationError(message)
+
+
+def _is_text(cell: Any) -> bool:  # noqa: ANN401 - a cell of any table
+    return isinstance(cell, str) or as_conversation(cell) is not None

@@ -50,6 +50,11 @@ class Checkpoint:
         """`config.json` as it stands, with what transformers does not know."""
         return json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
 
+    @property
+    def quantization(self) -> dict[str, Any]:
+        """`quantization_config` as it stands in `config.json`; empty where there is none, or null in its place."""
+        return self.raw_config.get("quantization_config") or {}
+
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Read tensors; each file is mapped only for the time of the call.
 
@@ -106,10 +111,14 @@ def _read_config(folder: Path) -> PreTrainedConfig:
         raise CheckpointError(f"{folder} has no {CONFIG}: it is not a model folder")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror})") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is not JSON ({error})") from None
     if not isinstance(raw, dict) or "model_type" not in raw:
         raise CheckpointError(f"{path} names no `model_type`: it is not the config of a transformers model")
+    if not isinstance(raw.get("quantization_config") or {}, dict):
+        raise CheckpointError(f"{path}: `quantization_config` is not an object that says how the model was quantized")
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, KeyError, TypeError) as error:
@@ -132,16 +141,26 @@ def _find_tensors(folder: Path) -> dict[str, Path]:
 
 
 def _indexed(folder: Path, index: Path) -> dict[str, Path]:
-    try:
-        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{index} is not an index of safetensors files ({error})") from None
+    weight_map = _weight_map(index)
     if outside := [name for name in weight_map.values() if Path(name).name != name]:
         raise CheckpointError(f"{index} names a file outside the folder: {outside[0]}")
     present = {name: set(_names(folder / name)) for name in dict.fromkeys(weight_map.values())}
     if lost := [tensor for tensor, name in weight_map.items() if tensor not in present[name]]:
         raise CheckpointError(f"{index} promises {lost[0]} in {weight_map[lost[0]]}, which lacks it")
     return {tensor: folder / name for tensor, name in weight_map.items()}
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """The file of every tensor, as an index says it."""
+    try:
+        weight_map: Any = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{index} is not an index of safetensors files ({error})") from None
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise CheckpointError(
+            f"{index} is not an index of safetensors files (its weight_map does not name a file for every tensor)"
+        )
+    return weight_map
 
 
 def _names(file: Path) -> list[str]:

@@ -58,6 +58,7 @@ def quantize(
     """
     if plan is not None and (scheme, recipe, calibration) != (None, None, None):
         raise ConfigError("command line", ["--plan decides everything: leave --scheme, --recipe and --calibration"])
+    chosen = None if plan else chosen_recipe(scheme, recipe, calibration)
     pipeline.check_writable(output, overwrite=overwrite)
     started = time.monotonic()
     with pipeline.joined_processes(device) as processes:
@@ -69,7 +70,7 @@ def quantize(
             processes=processes,
         )
         opened = pipeline.open_model(model)
-        made = load_plan(plan) if plan else _planned(model, chosen_recipe(scheme, recipe, calibration), opened, place)
+        made = load_plan(plan) if plan else _planned(model, chosen, opened, place, output)
         with _work_kept(output), progress_bar("quantizing", shown=first) as progress:
             pipeline.quantize(
                 opened,
@@ -86,7 +87,10 @@ def quantize(
         err.print(f"wrote {output} in {time.monotonic() - started:.1f} s", highlight=False)
 
 
-def _planned(model: str, recipe: Recipe, opened: "OpenModel", place: "Workplace") -> Plan:
+def _planned(model: str, recipe: Recipe, opened: "OpenModel", place: "Workplace", output: Path) -> Plan:
+    if recipe.calibrates_weights:
+        work = pipeline.work_folder(output)
+        pipeline.require_method(recipe.method, opened.view, work, resume=place.resume, processes=place.processes)
     with progress_bar("calibrating", shown=place.processes.rank == 0) as progress:
         return pipeline.plan_model(model, recipe, opened, progress=progress, place=place)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Int64
 from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -46,6 +47,7 @@ VARIANT_ERRORS = (
     OSError,
     ImportError,
     MemoryError,
+    SafetensorError,
 )
 
 
@@ -115,7 +117,7 @@ def answer(job: Job, progress: Progress) -> Iterator[Part]:
         if job.plan is not None:
             apply_plan(model, job.plan)
     except VARIANT_ERRORS as error:
-        yield Part(LOADING, failure=_explain(error))
+        yield Part(LOADING, failure=explain(error))
         return
     with planned_cache(model, job.plan):
         for task in job.tasks:
@@ -130,10 +132,11 @@ def _attempt(name: str, work: Callable[[], TaskResult | TextPiece]) -> Part:
     try:
         return Part(name, work())
     except VARIANT_ERRORS as error:
-        return Part(name, failure=_explain(error))
+        return Part(name, failure=explain(error))
 
 
-def _explain(error: Exception) -> str:
+def explain(error: Exception) -> str:
+    """Say in one line why a part of a variant failed."""
     if isinstance(error, MvquantError):
         return str(error)
     first = (str(error).strip().splitlines() or ["no message"])[0]
@@ -182,7 +185,7 @@ def _text_parts(
     except NonFiniteLogitsError:
         yield Part(TEXT, failure="the model's logits are NaN or infinite on running text")
     except VARIANT_ERRORS as error:
-        yield Part(TEXT, failure=_explain(error))
+        yield Part(TEXT, failure=explain(error))
 
 
 def _continuations(

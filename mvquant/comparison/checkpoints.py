@@ -30,6 +30,12 @@ def needs_folder(plan: Plan) -> bool:
     return plan.recipe.calibrates_weights
 
 
+def quantizer_versions(plan: Plan) -> dict[str, str]:
+    """Versions of the packages that choose a plan's integers; none where it is obeyed in memory."""
+    backend = plan.recipe.method.backend
+    return registry.named(backend, registry.versions(backend)) if needs_folder(plan) else {}
+
+
 def quantized_folder(name: str, plan: Plan, model_hash: str, quantize: Quantize, comparison: Path) -> Path:
     """Return the folder of a variant's checkpoint; quantize first unless the very same is there.
 
@@ -53,7 +59,7 @@ def quantized_folder(name: str, plan: Plan, model_hash: str, quantize: Quantize,
 
 
 def _key(plan: Plan, model_hash: str) -> str:
-    made_of = [model_hash, plan.hash, registry.versions(plan.recipe.method.backend)]
+    made_of = [model_hash, plan.hash, quantizer_versions(plan)]
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:_DIGITS]
 
 

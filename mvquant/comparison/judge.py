@@ -16,7 +16,8 @@ from mvquant.comparison.results import (
     VariantResult,
 )
 from mvquant.comparison.variants import Baseline, Variant
-from mvquant.evaluation.compare import Comparison, TaskDrop, compare_tasks
+from mvquant.errors import EvaluationError
+from mvquant.evaluation.compare import Comparison, TaskDrop, compare_tasks, require_comparable
 from mvquant.evaluation.divergence import mean_over_sequences, perplexity, perplexity_ratio
 from mvquant.evaluation.paired_tests import holm, mcnemar_p
 from mvquant.evaluation.result import TaskResult
@@ -46,8 +47,7 @@ def judged(
         baseline: the model.
         seed: of the bootstrap.
 
-    Raises:
-        EvaluationError: results that are not about the same items.
+    A task whose items are not those of the baseline is a failure of that task.
     """
     return tuple(_judge(each, answered[0], order, baseline, seed) for each in answered)
 
@@ -55,7 +55,8 @@ def judged(
 def _judge(each: Answered, first: Answered, order: Sequence[str], baseline: Baseline, seed: int) -> VariantResult:
     variant = each.variant
     tasks = {name: each.tasks[name] for name in order if name in each.tasks}
-    comparison = None if each is first else compare_tasks(first.tasks, tasks, seed=seed)
+    tasks, failures = (tasks, []) if each is first else _comparable(tasks, first, variant.name)
+    comparison = None if each is first or not tasks else compare_tasks(first.tasks, tasks, seed=seed)
     drops = {} if comparison is None else comparison.tasks
     cached = variant.cached_bits(baseline)
     return VariantResult(
@@ -73,8 +74,22 @@ def _judge(each: Answered, first: Answered, order: Sequence[str], baseline: Base
         groups=_group_scores(tasks.values(), comparison),
         contextual_minus_parametric=None if comparison is None else comparison.contextual_minus_parametric,
         text=_text_score(each.text, None if each is first else first.text),
-        failures=tuple(each.failures),
+        failures=(*each.failures, *failures),
     )
+
+
+def _comparable(
+    tasks: Mapping[str, TaskResult], with_: Answered, name: str
+) -> tuple[dict[str, TaskResult], list[Failure]]:
+    """Leave out tasks whose items are not those that another model answered, and say why."""
+    found, failures = dict(tasks), list[Failure]()
+    for task in tasks.keys() & with_.tasks.keys():
+        try:
+            require_comparable(with_.tasks[task], tasks[task], (with_.variant.name, name))
+        except EvaluationError as error:
+            del found[task]
+            failures.append(Failure(part=task, message=str(error)))
+    return found, failures
 
 
 def task_info(task: TaskResult, source: str) -> TaskInfo:
@@ -140,8 +155,10 @@ def contrasts(answered: Sequence[Answered], baseline: Baseline, seed: int) -> tu
     """Compare every variant with each of its controls, over all tasks that both answered."""
     by_name = {each.variant.name: each for each in answered}
     pairs = [(by_name[name], control) for control in answered for name in control.variant.control_of if name in by_name]
-    pairs = [(ours, theirs) for ours, theirs in pairs if ours.tasks.keys() & theirs.tasks.keys()]
-    compared = [compare_tasks(ours.tasks, theirs.tasks, seed=seed) for ours, theirs in pairs]
+    shared = [_comparable(theirs.tasks, ours, theirs.variant.name)[0] for ours, theirs in pairs]
+    kept = [(*pair, tasks) for pair, tasks in zip(pairs, shared, strict=True) if pair[0].tasks.keys() & tasks.keys()]
+    pairs = [(ours, theirs) for ours, theirs, _ in kept]
+    compared = [compare_tasks(ours.tasks, tasks, seed=seed) for ours, _, tasks in kept]
     flips = [_flips(each) for each in compared]
     p_values = [mcnemar_p(better, worse) for better, worse in flips]
     return tuple(

@@ -157,7 +157,8 @@ class Contrast(_Saved):
         gains: of chance-corrected accuracy, variant minus control, by group.
         better: items that only the variant answered right.
         worse: items that only the control answered right.
-        p: McNemar's exact test over the items of all tasks.
+        p: McNemar's exact test over the items of all tasks, where what one group gained and the other lost cancels:
+            whether reading or recall differs is told by `gains`.
         p_holm: the same, adjusted for all contrasts of the comparison.
         extra_bytes: what the variant takes more than the control on disk.
         extra_cached_bits: what it takes more of a cached key, over the training context.

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from mvquant.comparison.answers import LOADING, TEXT, Job, Loader, Part, RunningText, TextPiece
-from mvquant.comparison.checkpoints import needs_folder, quantized_folder
+from mvquant.comparison.answers import LOADING, TEXT, VARIANT_ERRORS, Job, Loader, Part, RunningText, TextPiece, explain
+from mvquant.comparison.checkpoints import needs_folder, quantized_folder, quantizer_versions
 from mvquant.comparison.engines import check_engine, run_jobs
 from mvquant.comparison.fingerprint import Fingerprint, package_versions
 from mvquant.comparison.judge import Answered, contrasts, flipped_items, judged, task_info
@@ -18,6 +18,7 @@ from mvquant.comparison.results import (
     FLIPS_FILE,
     PLANS_FOLDER,
     RESULTS_FILE,
+    STATS_FILE,
     ComparisonResults,
     Failure,
     TaskInfo,
@@ -25,7 +26,7 @@ from mvquant.comparison.results import (
 )
 from mvquant.comparison.store import Store, file_name
 from mvquant.comparison.variants import Baseline, Variant, all_variants
-from mvquant.errors import EvaluationError, MvquantError
+from mvquant.errors import EvaluationError
 from mvquant.evaluation.harness import require_harness
 from mvquant.evaluation.result import TaskResult
 from mvquant.evaluation.whole_file import write_whole
@@ -68,7 +69,10 @@ class Comparing:
 
     def run(self) -> ComparisonResults:
         """Go the whole way, taking up finished pieces, and write the results down."""
+        for name in (ANALYSIS_FILE, STATS_FILE):  # of an earlier run, and perhaps of another model
+            (self.store.folder / name).unlink(missing_ok=True)
         self.variants = all_variants(self.recipe, self.baseline)
+        self._note_other_texts()
         more = ("lm_eval",) if self.questions.harness else ()
         self.versions = package_versions(*more)
         self._save_plans()
@@ -82,6 +86,16 @@ class Comparing:
         finally:
             self.store.drop_logits()
         return self._results()
+
+    def _note_other_texts(self) -> None:
+        """Say so where variants were calibrated on different tokens: then not only their methods differ."""
+        texts: dict[str, list[str]] = {}
+        for variant in self.variants:
+            if variant.plan is not None and variant.plan.calibration is not None:
+                texts.setdefault(variant.plan.calibration.hash, []).append(variant.name)
+        if len(texts) > 1:
+            groups = " / ".join(", ".join(names) for names in texts.values())
+            self.note(f"calibrated on different text, so that not only their methods differ: {groups}")
 
     def _require_loaded(self, first: Variant) -> None:
         """Without the baseline there is nothing to compare with; a task that it fails in costs that task only."""
@@ -113,7 +127,7 @@ class Comparing:
             "chat_template": "yes" if self.recipe.chat_template else None,
         }
         plan = variant.plan.hash if variant.plan is not None and variant.in_memory else None
-        versions = {**self.versions, **package_versions(*variant.packages)}
+        versions = {**self.versions, **_versions_of(variant)}
 
         def made(data: str, settings: Mapping[str, str | int | None]) -> Fingerprint:
             return Fingerprint(
@@ -173,8 +187,8 @@ class Comparing:
             folder = quantized_folder(
                 job.variant, job.plan, self.baseline.hash, self.baseline.quantize, self.store.folder
             )
-        except MvquantError as error:
-            self._keep(job, Part(QUANTIZING, failure=str(error)))
+        except VARIANT_ERRORS as error:
+            self._keep(job, Part(QUANTIZING, failure=explain(error)))
             return None
         return replace(job, folder=folder, plan=None)
 
@@ -211,8 +225,8 @@ class Comparing:
             device=self.setting.device,
             command=self.setting.command,
             settings=self.recipe,
-            versions=self.versions
-            | package_versions(*sorted({name for each in self.variants for name in each.packages})),
+            versions={name: found for each in reversed(self.variants) for name, found in _versions_of(each).items()}
+            | self.versions,
             text_hash=token_hash(self.questions.sequences) if self.questions.sequences else None,
             analysis_file=ANALYSIS_FILE if (self.store.folder / ANALYSIS_FILE).is_file() else None,
             tasks=self._task_infos(answered, order),
@@ -234,6 +248,12 @@ class Comparing:
             for name, task in found.items()
             if task is not None
         }
+
+
+def _versions_of(variant: Variant) -> dict[str, str]:
+    """Versions of what made or reads the weights of a variant, beyond what computes every answer."""
+    made = quantizer_versions(variant.plan) if variant.plan is not None and variant.in_memory else {}
+    return made | (package_versions(*variant.packages) if variant.packages else {})
 
 
 def plan_file(variant: str) -> str:

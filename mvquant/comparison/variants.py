@@ -221,9 +221,9 @@ def _finished(entry: VariantEntry, folder: Path, baseline: Baseline) -> Variant:
         quantized = quantization_of(folder)
         method = str(quantized.get("quant_method", "nothing"))
         variant = replace(variant, summary=f"checkpoint {folder}, quantized by {method}")
+        stored = stored_bytes(folder)
         if method == QUANT_METHOD:
             return replace(variant, plan=read_quantization_config(quantized))
-        stored = stored_bytes(folder)
     except MvquantError as error:
         return replace(variant, failure=Failure(part=LOADING, message=str(error)))
     size = Size(sum(stored.values()), measured_bits_per_weight(stored, baseline.view))

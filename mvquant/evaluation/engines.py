@@ -6,6 +6,9 @@ The harness gets the same items, asks them in its way, and logs what came; the r
 from collections.abc import Sequence
 from pathlib import Path
 
+from transformers import AutoTokenizer
+
+from mvquant.evaluation.chat import as_chat
 from mvquant.evaluation.harness import run_prepared
 from mvquant.evaluation.harness_data import Prepared, prepare
 from mvquant.evaluation.result import TaskResult
@@ -57,8 +60,9 @@ def run_own(
 
     Raises:
         UsageError: the harness does not know the engine.
-        EvaluationError: what `run_prepared` raises.
+        EvaluationError: no chat template where one is wanted, and what `run_prepared` raises.
     """
+    asked = as_chat(tasks, AutoTokenizer.from_pretrained(model)) if chat_template else tasks
     found = run_prepared(
         str(model),
         prepared,
@@ -68,7 +72,7 @@ def run_own(
         device=device,
         chat_template=chat_template,
     )
-    return [_as_ours(result, task) for result, task in zip(found, tasks, strict=True)]
+    return [_as_ours(result, task) for result, task in zip(found, asked, strict=True)]
 
 
 def _as_ours(result: TaskResult, task: Task) -> TaskResult:
@@ -82,5 +86,6 @@ def _as_ours(result: TaskResult, task: Task) -> TaskResult:
             "rows": tuple(row._replace(id=ids[int(row.id)]) for row in result.rows),
             "too_long": tuple(ids[int(number)] for number in result.too_long),
             "prompts": None,
+            "item_hashes": None,
         }
     )

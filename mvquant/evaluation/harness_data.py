@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mvquant.errors import EvaluationError, UsageError
+from mvquant.evaluation.hub_data import why_unread
 from mvquant.evaluation.missing import MissingTask
 from mvquant.evaluation.tasks import HarnessTask
 
@@ -16,7 +17,7 @@ INSTALL = "pip install 'mvquant[eval]'"
 SEED = 0
 """With which the harness itself seeds `random` before it makes the texts of RULER's tasks."""
 
-# What building a task raises where a network, a package or a tokenizer is missing.
+# What building a task raises where a network, a package or a tokenizer is missing, beside DatasetsError.
 BUILDING_ERRORS = (OSError, ValueError, RuntimeError, ImportError, LookupError, AssertionError)
 
 CACHE = "ask once where there is a network, then copy the cache that HF_HOME names (~/.cache/huggingface) to here"
@@ -64,6 +65,7 @@ def prepare(
     require_harness(tasks)
     if tokenizer is not None:
         _refuse_foreign_code(Path(tokenizer))
+    from datasets.exceptions import DatasetsError
     from lm_eval.tasks import TaskManager
 
     include = None if folder is None else str(folder)
@@ -77,7 +79,7 @@ def prepare(
     for task in tasks:
         try:
             built[task.name] = _build(task.name, manager)
-        except BUILDING_ERRORS as error:
+        except (*BUILDING_ERRORS, DatasetsError) as error:
             missing.append(_missing(task.name, error))
     return Prepared(tuple(task for task in tasks if task.name in built), built, tuple(missing), manager)
 
@@ -102,7 +104,7 @@ def _build(name: str, manager: Any) -> Any:  # noqa: ANN401 - the harness is not
 
 
 def _missing(name: str, error: Exception) -> MissingTask:
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = " ".join(why_unread(error).split())
     packages = isinstance(error, ImportError)
     return MissingTask(name, f"{name}: {reason[:200]}", RULER if packages else CACHE)
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mvquant.errors import EvaluationError
@@ -43,7 +43,7 @@ def task_result(
         knowledge=task.knowledge,
         answer_by="generation" if rows[0].log_likelihoods is None else "choice",
         seed=None,
-        data_hash=_hash(chosen),
+        data_hash=_hash(map(_asked, chosen)),
         chance=task.chance,
         n=len(rows),
         accuracy=estimate,
@@ -51,6 +51,7 @@ def task_result(
         too_long=tuple(map(str, too_long)),
         rows=rows,
         prompts=tuple(str(_prompt(sample)) for sample in chosen),
+        item_hashes=tuple(_hash([_asked(sample)]) for sample in chosen),
     )
 
 
@@ -62,12 +63,13 @@ def _number(version: str | int | float | None) -> int:
         return 0
 
 
-def _hash(samples: Sequence[Sample]) -> str:
-    """SHA-256 over what was asked and what is right, by the harness's own hashes."""
-    digest = hashlib.sha256()
-    for sample in samples:
-        digest.update("\n".join(str(sample[key]) for key in ("doc_hash", "prompt_hash", "target_hash")).encode())
-    return digest.hexdigest()
+def _asked(sample: Sample) -> str:
+    """What was asked and what is right, by the harness's own hashes."""
+    return "\n".join(str(sample[key]) for key in ("doc_hash", "prompt_hash", "target_hash"))
+
+
+def _hash(asked: Iterable[str]) -> str:
+    return hashlib.sha256("".join(asked).encode()).hexdigest()
 
 
 def _row(task: str, sample: Sample) -> ItemRow:

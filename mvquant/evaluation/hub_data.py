@@ -132,14 +132,24 @@ def _json_object(where: str, line: str) -> Row:
     return row
 
 
+def why_unread(error: Exception) -> str:
+    """Say why `datasets` could not read a set; its error over a broken file leaves that to what caused it."""
+    from datasets.exceptions import DatasetGenerationError
+
+    said = str(error).strip()
+    cause = str(error.__cause__ or "").strip() if isinstance(error, DatasetGenerationError) else ""
+    return (f"{said}: {cause}" if cause else said) or type(error).__name__
+
+
 def _from_hub(wanted: HubSet) -> Iterator[tuple[str, Row]]:
     from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
 
     place = f"https://huggingface.co/datasets/{wanted.repository}"
     try:
         found = load_dataset(wanted.repository, wanted.config, split=wanted.split)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        reason = why_unread(error).split("\n")[0]
         raise MissingDataError(f"{wanted.name}: {place} cannot be had ({reason})", wanted.download) from None
     for number, row in enumerate(found, start=1):
         yield f"{place}, row {number}", dict(row)

@@ -2,7 +2,9 @@
 
 one task        McNemar's exact test (Psychometrika 12 (1947) 153): of the items on which only one of the two
                 models is right, is the share of each 1/2?
-several tasks   Holm's step-down adjustment (Scand. J. Stat. 6 (1979) 65)
+a mean gain     the two-sided test whose 95 % acceptance is that the gain's interval includes zero: its distance from
+                zero over the reach of that interval towards zero, as a normal deviate
+several tests   Holm's step-down adjustment (Scand. J. Stat. 6 (1979) 65)
 power           Connor (Biometrics 43 (1987) 207): the drop that n paired items show with 80 % probability
 """
 
@@ -12,6 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.optimize import root_scalar
 from scipy.stats import binomtest, norm
+
+from mvquant.evaluation.statistics import LEVEL, Estimate
 
 SIGNIFICANCE = 0.05
 POWER = 0.8
@@ -30,6 +34,25 @@ def mcnemar_p(lost: int, gained: int) -> float:
     1.0
     """
     return float(binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0
+
+
+def interval_p(estimate: Estimate) -> float:
+    """The two-sided p-value of no difference that belongs to an estimate's 95 % interval.
+
+    Below 0.05 exactly where the interval excludes zero, so that no test contradicts an interval beside it. Far from
+    there it takes the interval for a normal one, with the reach on the side of zero.
+
+    >>> round(interval_p(Estimate(value=0.2, low=0.0, high=0.3)), 9)
+    0.05
+    >>> interval_p(Estimate(value=0.0, low=-0.1, high=0.1))
+    1.0
+    """
+    if estimate.value == 0:
+        return 1.0
+    reach = estimate.value - estimate.low if estimate.value > 0 else estimate.high - estimate.value
+    if reach <= 0:
+        return 0.0
+    return float(2 * norm.sf(norm.ppf((1 + LEVEL) / 2) * abs(estimate.value) / reach))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -27,7 +27,16 @@ _NUMBER = re.compile(
     r"(?:/(?P<parts>\d+))?(?![\d^]|,\d{3}|\.\d|[eE][-+]?\d)"
 )
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
-_ANSWER = re.compile(r"\banswer\b(?:\s+(?:is|would be|equals)\b)?\s*[:=]?\s*", re.IGNORECASE)
+_SAYS = r"(?:is|would\s+be|equals)\b"
+_ANSWER = re.compile(
+    r"\b(?:answer|(?:correct|right|final|best)\s+(?:option|choice))\b"
+    rf"(?:\s+(?:to|for)\b[^\n.:=]{{0,80}}?(?=\s{_SAYS}))?"  # "the answer to the problem is"
+    rf"[\s*_]*(?:{_SAYS}[*_]*\s*[:=]?|[:=])\s*"
+    r"|^[#*_ \t]*(?:(?:final|correct)\s+)?answer[*_ \t]*\n\s*"  # a heading
+    r"|\banswer(?=[ \t]+(?:(?:option|choice)[ \t]+)?[*_(\[]*[A-E][*_)\]]*\.?\)?[ \t]*$)",  # "Answer D", and no more
+    re.IGNORECASE | re.MULTILINE,
+)
+_OPERATOR = re.compile(r"[\w)]\s*[-+*/\u00d7\u00f7\u00b7^]\s*[\w($]")
 _LATEX = (
     (r"\\d?frac\{(\d+)\}\{(\d+)\}", r"\1/\2"),
     (r"\{,\}", ","),
@@ -40,7 +49,8 @@ _LATEX = (
 def number(text: str) -> str:
     r"""Find the number that a text ends in or marks as its answer: after `####`, in `\boxed{}`, after "answer is".
 
-    Of marks of one kind the last counts, of a calculation what follows its last equals sign.
+    Of marks of one kind the last counts, of a calculation its result: the last side if that is one number,
+    otherwise the first if that is, as in `18 = 9 * 2`.
 
     >>> number("2 apples cost $3, so 24 cost 1,036.50.\n#### $1,036.50 for the 24 of them"), number("nothing")
     ('1036.5', '[invalid]')
@@ -49,7 +59,7 @@ def number(text: str) -> str:
         text = re.sub(pattern, replacement, text)
     marked = _marked(text)
     if marked is not None:
-        found = _NUMBER.search(marked.rsplit("=", 1)[-1])
+        found = _NUMBER.search(_result(marked))
         return INVALID if found is None else _plain(found)
     numbers = list(_NUMBER.finditer(text))
     return _plain(numbers[-1]) if numbers else INVALID
@@ -74,6 +84,18 @@ def _line(text: str) -> str:
     return text.strip().split("\n", 1)[0]
 
 
+def _result(calculation: str) -> str:
+    """The side of a calculation that is a number and not a sum; the last one where both or neither are."""
+    sides = calculation.split("=")
+    first, last = sides[0], sides[-1]
+    return first if _is_one_number(first) and not _is_one_number(last) else last
+
+
+def _is_one_number(side: str) -> bool:
+    numbers = list(_NUMBER.finditer(side))
+    return len(numbers) == 1 and not _OPERATOR.search(side[: numbers[0].start()] + "0" + side[numbers[0].end() :])
+
+
 def _plain(found: re.Match[str]) -> str:
     size, parts = found["size"].replace(",", ""), int(found["parts"] or 1)
     if parts == 0:
@@ -86,9 +108,20 @@ def _plain(found: re.Match[str]) -> str:
     return f"{Decimal(value.numerator) / Decimal(value.denominator):f}"
 
 
+_WRAPPED = re.compile(
+    r"(?:\$\$?\s*|\\[(\[]\s*|[\"'`\u201c\u2018])(?:\\(?:text|textbf|mathrm|mathbf)\{)?"
+    r"(?:(?P<bare>[A-E])|[(\[]\s*(?P<bracketed>[A-Ea-e])\s*[)\]])\}?"
+    r"(?:\s*\$\$?|\s*\\[)\]]|[\"'`\u201d\u2019])"
+)
+_NO_NOUN = (
+    r"(?:and|as|at|because|but|by|for|from|hence|if|in|is|of|on|or|since|that|therefore|thus|to|was|when|where|which"
+    r"|while|with)\b"
+)
+_ARTICLE = rf"A[ \t]+(?!{_NO_NOUN})[a-z]"
 _LETTER = re.compile(
-    r"[\s*_:]*(?:\\(?:text|textbf|mathrm|mathbf)\{)?(?:(?:option|choice)\s+)?"
-    r"(?:[(\[]\s*(?P<bracketed>[A-Ea-e])\s*[)\]]|(?P<bare>[A-E])(?![\w'\u2019]))(?!\s*\)?\s*(?:or|and|/)\s*\(?[A-E]\b)"
+    r"[\s*_:\"'`\u201c\u2018]*(?:\\(?:text|textbf|mathrm|mathbf)\{)?(?:(?:option|choice)\s+)?"
+    rf"(?:[(\[]\s*(?P<bracketed>[A-Ea-e])\s*[)\]]|(?!{_ARTICLE})(?P<bare>[A-E])(?!\w|['\u2019-]\w))"
+    r"(?![\s)*_}]*(?:,\s*(?:or\b|and\b)?|or\b|and\b|/|&)\s*(?:(?:option|choice)\s+)?[(*_]*[A-E]\b)"
 )
 _UNDECIDED = re.compile(r"\([A-E]\)|\b(?:not|wrong|incorrect|false)\b", re.IGNORECASE)
 _LETTER_LINE = re.compile(r"[(\[]?(?P<letter>[A-E])(?:[)\]](?:\s.*)?|[.:]\s.*|[.:]?)")
@@ -97,12 +130,15 @@ _LETTER_LINE = re.compile(r"[(\[]?(?P<letter>[A-E])(?:[)\]](?:\s.*)?|[.:]\s.*|[.
 def letter(text: str) -> str:
     r"""Find the option, A to E, that a text marks as its answer, or that is all that its last (or only) line says.
 
+    An A that begins a sentence ("A bag holds 5") is no option, and two options are no answer.
+
     >>> [letter(text) for text in ("So it is 24.\nThe answer is (B).", "B) 24", "A train is faster", "A or B")]
     ['B', 'B', '[invalid]', '[invalid]']
     """
-    marks = [text.rsplit("####", 1)[1]] if "####" in text else []
-    marks += reversed(_BOXED.findall(text))
-    marks += [text[match.end() :] for match in reversed(list(_ANSWER.finditer(text)))]
+    said = _WRAPPED.sub(lambda found: f"({found['bare'] or found['bracketed']})", text)
+    marks = [said.rsplit("####", 1)[1]] if "####" in said else []
+    marks += reversed(_BOXED.findall(said))
+    marks += [said[match.end() :] for match in reversed(list(_ANSWER.finditer(said)))]
     for mark in marks:
         if found := _LETTER.match(mark):
             return (found["bracketed"] or found["bare"]).upper()

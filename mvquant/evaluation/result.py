@@ -42,8 +42,9 @@ class ItemRow(NamedTuple):
 class TaskResult(_Saved):
     """One task: `n` items answered, and those that were too long for the model to read whole.
 
-    `too_long` items are neither cut nor scored: they count in no figure. `prompts`, in the order of `rows`, are
-    kept only where the items are not a task file's own but lm-evaluation-harness's.
+    `too_long` items are neither cut nor scored: they count in no figure. `prompts` and `item_hashes`, in the order of
+    `rows`, are kept only where the items are not a task file's own but lm-evaluation-harness's: `data_hash` is then
+    that of the items that were asked, and two results are about the same test where the items of both agree.
     """
 
     task: str
@@ -59,6 +60,7 @@ class TaskResult(_Saved):
     too_long: tuple[str, ...]
     rows: tuple[ItemRow, ...]
     prompts: tuple[str, ...] | None = None
+    item_hashes: tuple[str, ...] | None = None
 
     @field_serializer("rows", when_used="json")
     def _short_rows(self, rows: tuple[ItemRow, ...]) -> list[list[object]]:

@@ -150,10 +150,11 @@ class HeldStates:
 
     def _encode(self, until: int) -> Parts:
         """Encode the columns from the first that is not packed."""
-        states = self._with_unread_filled(self._tail[:, :, : until - self.packed])
+        states = self._tail[:, :, : until - self.packed]
         if self.keeping.frame is not None and not self.keeping.lossless:
             states = self.keeping.frame.turn_back(states, self._positions(self.packed, until))
-        return self.keeping.codec.encode(states)
+        # only now: a copy turned back from another place would be another state
+        return self.keeping.codec.encode(self._with_unread_filled(states))
 
     def _decode(self, parts: Parts, first: int, dtype: torch.dtype) -> Tensor:
         """Decode chunks whose first column is `first`."""

@@ -13,7 +13,7 @@ from mvquant.layerwise.preflight import Needs, predict, require_room
 from mvquant.layerwise.processes import ALONE, CPU, SharedWork, joined_processes, own_device, usable_device
 from mvquant.layerwise.quantize import quantize_layers
 from mvquant.layerwise.room import Room, available_disk, available_memory, available_room, operations_per_second
-from mvquant.layerwise.work import StoredResults, WorkFolder, opened_work
+from mvquant.layerwise.work import StoredResults, WorkFolder, opened_work, require_no_earlier
 
 __all__ = [
     "ALONE",
@@ -39,6 +39,7 @@ __all__ = [
     "own_device",
     "predict",
     "quantize_layers",
+    "require_no_earlier",
     "require_room",
     "usable_device",
     "warn_of",

@@ -9,6 +9,7 @@ from mvquant.backends.folder.backend import FolderBackend
 from mvquant.backends.layer import HESSIAN_BYTES
 from mvquant.errors import UsageError
 from mvquant.layerwise.room import Room
+from mvquant.method_settings import AutoRound, Awq, MethodSettings
 from mvquant.plan import FLOAT_BITS, ModulePlan, Plan
 from mvquant.scheme import WeightScheme
 
@@ -17,6 +18,16 @@ COLUMN_SECONDS = 1e-3
 
 PACKAGE_STATES = 2
 """Hidden states of all sequences that packages for whole models hold: what a layer gets, and what it gives."""
+
+LEARNING_RUNS = 3
+"""What a step of learning takes, in runs of the layer: forward, and back to the inputs and to the weights."""
+
+LEARNING_BYTES = 16
+"""Of a weight whose rounding is learnt, in float32: the value that is learnt, the best so far, and two more: of the
+rounding, what autograd keeps for the way back; after it, the gradient and a copy of a value that is better still."""
+
+ACTIVATIONS, LEARNING_ACTIVATIONS = 8, 14
+"""Of a token, in its widest activations: what a run holds at once, and what autograd keeps (4 to 13, by the family)."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +38,7 @@ class Needs:
         layer: bytes of what is run at once (one decoder layer, or all), what the method makes of it and works with; on
             the device, where there is one.
         states: bytes of hidden states between layers, which lie in the machine's memory.
-        disk: bytes in the work folder at the peak.
+        disk: bytes at the peak: in the work folder, and of the output that is written while it is still there.
         operations: multiplications and additions in all.
         columns: that are worked on one after the other.
         package: that holds the whole model, if one does.
@@ -93,19 +104,20 @@ def predict(
         processes: that share the sequences.
         package: what takes the whole model at once, if that is the method's way.
     """
-    tokens = -(-sum(lengths) // processes)
-    operations = sum(_layer_operations(plan, view, index, tokens) for index in range(len(view.attentions)))
+    tokens, layers = -(-sum(lengths) // processes), range(len(view.attentions))
+    operations = sum(_layer_operations(plan, view, index, tokens, len(lengths)) for index in layers)
     if package is not None:
         layer = _package_bytes(plan, view, lengths, package)
         return Needs(layer, 0, _package_disk(plan, package), operations, _loop_columns(plan), package.name)
     bytes_each = _bytes_each(plan)
     hidden = _hidden_size(view) * bytes_each
     layer = max(
-        _layer_weights(view, index) * bytes_each + _layer_work(plan, view, index, max(lengths), bytes_each)
-        for index in range(len(view.attentions))
+        _layer_weights(view, index) * bytes_each + _layer_work(plan, view, index, lengths, bytes_each)
+        for index in layers
     )
     front = bytes_each * sum(prod(shape) for name, shape in _outside(view).items() if name not in view.tied)
-    disk = 2 * sum(lengths) * hidden + plan.bytes_after
+    # of the last layer, no hidden states are kept: they are gone when the output is written
+    disk = plan.bytes_after + max(2 * sum(lengths) * hidden, plan.bytes_after)
     return Needs(max(layer, front), min(limit, tokens * hidden), disk, operations, _loop_columns(plan))
 
 
@@ -129,7 +141,7 @@ def _demands(needs: Needs, room: Room) -> Iterator[tuple[str, int, int, str]]:
         by_layers = "use a backend that works layer by layer (llmcompressor, for gptq and awq)"
         what = f"memory at the peak ({needs.package} holds the whole model)"
         yield what, needs.memory, room.memory, f"{by_layers}, or {shorter}"
-        yield "disk beside the output", needs.disk, room.disk, f"choose another place, or {by_layers}"
+        yield "disk for the output and its work folder", needs.disk, room.disk, f"choose another place, or {by_layers}"
         return
     if room.device is None:
         parts = f"{weights} {_size(needs.layer)}, hidden states {_size(needs.states)}"
@@ -138,7 +150,7 @@ def _demands(needs: Needs, room: Room) -> Iterator[tuple[str, int, int, str]]:
         device = f"the device's memory at the peak ({weights})"
         yield device, needs.layer, room.device, "calibrate on shorter sequences, or on the CPU (--device cpu)"
         yield "memory for hidden states", needs.states, room.memory, fewer_states
-    yield "disk beside the output", needs.disk, room.disk, f"choose another place, or {shorter}"
+    yield "disk for the output and its work folder", needs.disk, room.disk, f"choose another place, or {shorter}"
 
 
 def _bytes_each(plan: Plan) -> int:
@@ -153,16 +165,22 @@ def _package_bytes(plan: Plan, view: ModelView, lengths: Sequence[int], package:
     """The whole model as the package holds it, and what it works with on a layer, or packs in the end."""
     bytes_each = package.weight_bytes or _bytes_each(plan)
     weights = (plan.weights + plan.kept_parameters) * bytes_each
-    states = PACKAGE_STATES * sum(lengths) * _hidden_size(view) * bytes_each
-    work = max(_layer_work(plan, view, index, max(lengths), bytes_each) for index in range(len(view.attentions)))
+    # learning compares what a layer gives with what it gave when nothing before it was rounded
+    held = PACKAGE_STATES + isinstance(plan.recipe.method, AutoRound)
+    states = held * sum(lengths) * _hidden_size(view) * bytes_each
+    work = max(_layer_work(plan, view, index, lengths, bytes_each) for index in range(len(view.attentions)))
     return weights + max(work + states, plan.bytes_after)
 
 
 def _package_disk(plan: Plan, package: FolderBackend) -> int:
-    """What the package saves, and the model it starts from where that is no file of the checkpoint but folded."""
+    """What the package saves, and first what it works with, then the output that is written from it.
+
+    It works with other copies, and the model that it starts from where that is no file of the checkpoint but folded.
+    """
     bytes_each = package.weight_bytes or _bytes_each(plan)
     saved = plan.bytes_after + plan.kept_parameters * (bytes_each - _bytes_each(plan))
-    return package.saved_copies * saved + (plan.bytes_before if plan.fold else 0)
+    beside = (package.saved_copies - 1) * saved + (plan.bytes_before if plan.fold else 0)
+    return saved + max(beside, plan.bytes_after)
 
 
 def _layer_weights(view: ModelView, index: int) -> int:
@@ -174,16 +192,18 @@ def _layer_shapes(view: ModelView, index: int) -> list[tuple[int, ...]]:
     return [shape for name, shape in view.parameters.items() if name.startswith(prefix)]
 
 
-def _layer_work(plan: Plan, view: ModelView, index: int, length: int, bytes_each: int) -> int:
+def _layer_work(plan: Plan, view: ModelView, index: int, lengths: Sequence[int], bytes_each: int) -> int:
     """Beside the weights of a layer: what was made of it, and the largest of what the method works with."""
     shapes = _layer_shapes(view, index)
     modules = [module for module in plan.modules if module.layer == index and module.scheme.is_quantized]
     largest = max(prod(shape) for shape in shapes)
-    made = sum(module.weights + _kept_bytes(module, bytes_each) for module in modules)
-    activations = length * 8 * max(max(shape) for shape in shapes) * bytes_each
+    weights = sum(module.weights for module in modules)
+    made = weights + sum(_kept_bytes(module, bytes_each) for module in modules)
+    widest = max(lengths) * max(max(shape) for shape in shapes) * bytes_each
     # rounding looks at a weight in float32, once as it was and once as it became
     working = max(_method_bytes(plan, modules), largest * max(8, 2 * bytes_each))
-    return made + activations + working
+    learning = _learning_bytes(plan.recipe.method, weights, widest, len(lengths), bytes_each)
+    return made + ACTIVATIONS * widest + working + learning
 
 
 def _kept_bytes(module: ModulePlan, bytes_each: int) -> int:
@@ -201,6 +221,14 @@ def _method_bytes(plan: Plan, modules: Sequence[ModulePlan]) -> int:
     return held + 4 * 4 * largest.columns**2 + 3 * 4 * largest.weights
 
 
+def _learning_bytes(method: MethodSettings, weights: int, widest: int, sequences: int, bytes_each: int) -> int:
+    """What AutoRound holds of a layer to learn by gradients: for its weights, rounded ones too, and for a batch."""
+    if not isinstance(method, AutoRound):
+        return 0
+    batch = min(method.batch_size, sequences)
+    return weights * (LEARNING_BYTES + bytes_each) + batch * LEARNING_ACTIVATIONS * widest
+
+
 def _inputs(modules: Sequence[ModulePlan]) -> list[int]:
     """Columns of the different inputs of a layer: Q, K and V share one, gate and up another; experts have their own."""
     shared: dict[tuple[str, int], int] = {}
@@ -212,16 +240,22 @@ def _inputs(modules: Sequence[ModulePlan]) -> list[int]:
     return [columns for (_, columns), count in shared.items() for _ in range(count)]
 
 
-def _layer_operations(plan: Plan, view: ModelView, index: int, tokens: int) -> float:
-    """Two runs of the layer, and what the method does with its matrices."""
+def _layer_operations(plan: Plan, view: ModelView, index: int, tokens: int, sequences: int) -> float:
+    """Two runs of the layer, those of what the method tries, and what it does with matrices."""
     modules = [module for module in plan.modules if module.layer == index and module.scheme.is_quantized]
     linear = sum(prod(weight.shape) for weight in view.weights if weight.layer == index)
     run = 2.0 * linear * tokens
     if plan.recipe.method.name == "gptq":
         hessians = sum(2.0 * tokens * columns**2 + 4 * columns**3 for columns in _inputs(modules))
         return 2 * run + hessians + sum(4.0 * module.weights * module.columns for module in modules)
-    tried = getattr(plan.recipe.method, "grid_points", 0)
-    return (2 + tried) * run
+    return (2 + _runs_tried(plan.recipe.method, sequences)) * run
+
+
+def _runs_tried(method: MethodSettings, sequences: int) -> float:
+    """Runs of a layer on all sequences that a method takes to choose; a step of learning goes over a batch of them."""
+    if isinstance(method, AutoRound):
+        return LEARNING_RUNS * method.iterations * min(method.batch_size, sequences) / sequences
+    return method.grid_points if isinstance(method, Awq) else 0.0
 
 
 def _loop_columns(plan: Plan) -> int:

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +13,37 @@ from mvquant.layerwise.processes import CPU
 _PROBE = 512
 """Rows and columns of the product that tells how fast the machine is."""
 
-_CGROUP = (
-    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
-    (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
-)
+
+@dataclass(frozen=True)
+class MemoryGroup:
+    """Where the kernel says how much memory a container may have, and has.
+
+    Attributes:
+        limit: file with the bytes that it may have, or `max`.
+        usage: file with the bytes that it has, the page cache included.
+        statistics: file with a name and bytes in a line.
+        cache: name there of the page cache that is taken back first, when memory is needed.
+    """
+
+    limit: Path
+    usage: Path
+    statistics: Path
+    cache: str
+
+
+def memory_groups(mount: Path = Path("/sys/fs/cgroup")) -> tuple[MemoryGroup, MemoryGroup]:
+    """Say where both versions of control groups have those files, below the place where they are mounted."""
+    old = mount / "memory"
+    return (
+        MemoryGroup(mount / "memory.max", mount / "memory.current", mount / "memory.stat", "inactive_file"),
+        MemoryGroup(
+            old / "memory.limit_in_bytes", old / "memory.usage_in_bytes", old / "memory.stat", "total_inactive_file"
+        ),
+    )
+
+
+OWN_GROUPS = memory_groups()
+"""Those of this process, as a container shows them."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +73,17 @@ def available_room(device: torch.device, folder: Path, processes: int = 1) -> Ro
     return Room(available_memory(CPU) // processes, available_disk(folder), own)
 
 
-def available_memory(device: torch.device) -> int:
-    """Bytes that can still be had: of the device, or of the machine within the limits of its container."""
+def available_memory(device: torch.device, groups: Iterable[MemoryGroup] = OWN_GROUPS) -> int:
+    """Bytes that can still be had: of the device, or of the machine within the limits of its container.
+
+    Args:
+        device: whose memory it is.
+        groups: where the limits of the container are.
+    """
     if device.type != CPU.type:
         free, _ = torch.accelerator.get_memory_info(device)
         return free
-    return min([_free_memory(), *_cgroup_room()])
+    return min([_free_memory(), *_group_room(groups)])
 
 
 def available_disk(folder: Path) -> int:
@@ -75,10 +108,23 @@ def _free_memory() -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024
 
 
-def _cgroup_room() -> list[int]:
-    """What a container may still take, where it has a limit."""
-    found: list[int] = []
-    for limit, usage in _CGROUP:
-        if limit.is_file() and (text := limit.read_text(encoding="ascii").strip()) != "max":
-            found.append(int(text) - int(usage.read_text(encoding="ascii")))
-    return found
+def _group_room(groups: Iterable[MemoryGroup]) -> Iterator[int]:
+    """What a container may still take, where it has a limit; page cache counts as free, as it does in MemAvailable."""
+    for group in groups:
+        limit, usage = _text(group.limit), _text(group.usage)
+        if limit.isdecimal() and usage.isdecimal():
+            yield max(0, int(limit) - max(0, int(usage) - _cached(group)))
+
+
+def _cached(group: MemoryGroup) -> int:
+    """Page cache that was read once, as weight files are: the kernel takes it back before it refuses memory."""
+    lines = (line.split() for line in _text(group.statistics).splitlines())
+    return next((int(line[1]) for line in lines if line[:1] == [group.cache]), 0)
+
+
+def _text(file: Path) -> str:
+    """What a file says; nothing where it is not there or may not be read, as in some containers."""
+    try:
+        return file.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""

@@ -151,6 +151,19 @@ class StoredResults:
         return {part: tensors[f"{module}.{part}"] for part in parts}
 
 
+def require_no_earlier(path: Path) -> None:
+    """Refuse to begin where an interrupted run has left work.
+
+    Raises:
+        UsageError: with the way to go on, and the way to start again.
+    """
+    if done := WorkFolder(path).finished:
+        raise UsageError(
+            f"{path} holds an interrupted quantization ({done} layers done): go on with --resume, "
+            "or remove that folder to start again"
+        )
+
+
 @contextmanager
 def opened_work(
     path: Path, fingerprint: Fingerprint, *, resume: bool = False, processes: SharedWork = ALONE
@@ -211,10 +224,7 @@ def _begin(path: Path, fingerprint: Fingerprint) -> None:
 
 def _check(work: WorkFolder, fingerprint: Fingerprint, *, resume: bool) -> None:
     if not resume:
-        raise UsageError(
-            f"{work.path} holds an interrupted quantization ({work.finished} layers done): go on with --resume, "
-            "or remove that folder to start again"
-        )
+        require_no_earlier(work.path)
     try:
         earlier = Fingerprint.model_validate_json((work.path / FINGERPRINT).read_text(encoding="utf-8"))
     except (OSError, ValidationError, UnicodeDecodeError):

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from mvquant.comparison import ComparisonResults
+from mvquant.report.partial import partial_groups
 from mvquant.report.verdict import NOTHING, percent
 
 
@@ -17,6 +18,8 @@ def remarks(results: ComparisonResults) -> Iterator[str]:
         yield "Prompts were put into the chat template of the tokenizer."
     if results.without_data:
         yield f"Not asked, because their data is not there: {', '.join(results.without_data)}."
+    for variant, word, tasks in partial_groups(results):
+        yield f"{variant.name}: {word} is the mean of {tasks} only; it is not comparable with that of the others."
     yield from _noise(results)
     yield from _about_answers(results)
     smallest = [
@@ -28,7 +31,10 @@ def remarks(results: ComparisonResults) -> Iterator[str]:
     ]
     if smallest:
         low, high = percent(min(smallest)), percent(max(smallest))
-        yield f"Smallest drop of one task that these items show with 80 % probability: {low} to {high} points."
+        yield (
+            "Smallest drop of one task that these items show with 80 % probability, before Holm's adjustment: "
+            f"{low} to {high} points."
+        )
 
 
 def _about_answers(results: ComparisonResults) -> Iterator[str]:
@@ -55,7 +61,10 @@ def _noise(results: ComparisonResults) -> Iterator[str]:
     drops = [score.versus_baseline for score in again.tasks.values() if score.versus_baseline]
     flips, items = sum(drop.lost + drop.gained for drop in drops), sum(drop.n for drop in drops)
     floor = "" if again.text is None or again.text.kl is None else f", KL {nats(again.text.kl.value)}"
-    yield f"Noise floor: full precision, asked again in other batches, changes {flips} of {items} answers{floor}."
+    yield (
+        f"Noise floor: full precision, asked again in other batches, answers {flips} of {items} items right where it "
+        f"was wrong, or the other way round{floor}."
+    )
 
 
 def short_labels(tasks: Sequence[str]) -> dict[str, str]:

@@ -3,11 +3,13 @@
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from mvquant.comparison import ComparisonResults, Contrast, VariantResult
+from mvquant.comparison import ComparisonResults, VariantResult
 from mvquant.evaluation import Knowledge
 from mvquant.evaluation.paired_tests import SIGNIFICANCE
 from mvquant.report.comparison_remarks import nats, remarks, short_labels
 from mvquant.report.findings import guessed, spending, verdict
+from mvquant.report.gains import JudgedGains, judged_gains
+from mvquant.report.partial import is_partial, partial_groups, tasks_of
 from mvquant.report.verdict import NOTHING, WORDS, percent, with_interval
 
 WIDTH = 80
@@ -21,12 +23,21 @@ EXPLANATION = (
     "pairs of tokens in continuations over all pairs."
 )
 
+PARTIAL = "~"
+
+PARTIAL_EXPLANATION = (
+    f"Behind a figure, {PARTIAL} says that it is of some tasks of its group only: it is not comparable with the others."
+)
+
 CACHE_EXPLANATION = (
     "bits/k: of a value of K in the cache over the training context, with scales, tables and tokens that stay exact; "
     "bits/kv: of K and V on average."
 )
 
-CONTRAST_EXPLANATION = "Behind a name, + takes more than the same bytes, - over 1 % fewer."
+CONTRAST_EXPLANATION = (
+    "Than controls: behind a name, + takes more than the same bytes, - over 1 % fewer; behind a gain, * is a clear "
+    "difference: p < 0.05 by its interval, Holm-adjusted over all gains against controls."
+)
 
 Cell = Callable[[VariantResult], str]
 
@@ -36,15 +47,16 @@ def comparison_markdown(results: ComparisonResults) -> str:
     blocks = [
         f"# {results.settings.summary or f'What quantizing {results.model} loses'}",
         _bullets(verdict_lines(results)),
-        *_tables(results.variants, _columns(results.variants)),
+        *_tables(results.variants, _columns(results)),
         *(["On the same running text:", _table(results.variants, _TEXT)] if _has_text(results) else []),
         "Accuracy by task, %:",
         *_task_tables(results),
         *_contrast_tables(results),
         _bullets(remarks(results)),
         textwrap.fill(EXPLANATION, WIDTH),
+        textwrap.fill(PARTIAL_EXPLANATION, WIDTH) if any(partial_groups(results)) else "",
         textwrap.fill(CACHE_EXPLANATION, WIDTH) if differing_keys(results.variants) else "",
-        CONTRAST_EXPLANATION if results.contrasts else "",
+        textwrap.fill(CONTRAST_EXPLANATION, WIDTH) if results.contrasts else "",
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -58,29 +70,45 @@ def verdict_lines(results: ComparisonResults) -> Iterator[str]:
     """One sentence for each variant: what reading and recall lost, and whether one clearly lost more."""
     baseline = results.variants[0]
     if found := guessed(baseline):
-        yield f"Full precision itself is no better than a guess at {' and '.join(found)}: no loss of it can be told."
+        yield (
+            f"Full precision itself is not clearly better than a guess at {' and '.join(found)} on these items: "
+            "no loss of it can be told."
+        )
     for variant in results.variants:
         if variant.role == "variant" and (said := verdict(variant, baseline)):
             yield f"{variant.name} {said}"
 
 
-def _lost(group: Knowledge) -> Cell:
+def _lost(group: Knowledge, results: ComparisonResults) -> Cell:
     def cell(variant: VariantResult) -> str:
         found = variant.groups.get(group)
-        if found is None:
+        if variant.role == "baseline" and found is not None:
+            return "baseline"
+        if found is None or found.drop is None:
             return NOTHING
-        return "baseline" if variant.role == "baseline" else with_interval(found.drop) if found.drop else NOTHING
+        return with_interval(found.drop) + _part(variant, results, group)
 
     return cell
 
 
-def _gap(variant: VariantResult) -> str:
-    gap = variant.contextual_minus_parametric
-    return NOTHING if gap is None else with_interval(gap)
+def _part(variant: VariantResult, results: ComparisonResults, group: Knowledge) -> str:
+    return PARTIAL if tasks_of(variant, results, group) else ""
 
 
-def _score(group: Knowledge) -> Cell:
-    return lambda variant: percent(variant.groups[group].corrected.value) if group in variant.groups else NOTHING
+def _gap(results: ComparisonResults) -> Cell:
+    def cell(variant: VariantResult) -> str:
+        gap = variant.contextual_minus_parametric
+        return NOTHING if gap is None else with_interval(gap) + (PARTIAL if is_partial(variant, results) else "")
+
+    return cell
+
+
+def _score(group: Knowledge, results: ComparisonResults) -> Cell:
+    def cell(variant: VariantResult) -> str:
+        found = variant.groups.get(group)
+        return NOTHING if found is None else percent(found.corrected.value) + _part(variant, results, group)
+
+    return cell
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -92,25 +120,27 @@ def _ratio(variant: VariantResult) -> str:
     return NOTHING if ratio is None else f"{ratio.value:.4g} [{ratio.low:.4g}, {ratio.high:.4g}]"
 
 
-_COLUMNS: dict[str, Cell] = {
-    "bits/w": lambda variant: _number(variant.bits_per_weight, 2),
-    "reading lost": _lost("contextual"),
-    "recall lost": _lost("parametric"),
-    "bits/k": lambda variant: _number(variant.bits_per_cached_key, 2),
-    "bits/kv": lambda variant: _number(variant.bits_per_cached_value, 2),
-    "MB": lambda variant: NOTHING if variant.bytes is None else f"{variant.bytes / 1e6:,.2f}",
-    "reading": _score("contextual"),
-    "recall": _score("parametric"),
-    "reading - recall": _gap,
-}
+def _all_columns(results: ComparisonResults) -> dict[str, Cell]:
+    return {
+        "bits/w": lambda variant: _number(variant.bits_per_weight, 2),
+        "reading lost": _lost("contextual", results),
+        "recall lost": _lost("parametric", results),
+        "bits/k": lambda variant: _number(variant.bits_per_cached_key, 2),
+        "bits/kv": lambda variant: _number(variant.bits_per_cached_value, 2),
+        "MB": lambda variant: NOTHING if variant.bytes is None else f"{variant.bytes / 1e6:,.2f}",
+        "reading": _score("contextual", results),
+        "recall": _score("parametric", results),
+        "reading - recall": _gap(results),
+    }
 
 
-def _columns(variants: Sequence[VariantResult]) -> dict[str, Cell]:
+def _columns(results: ComparisonResults) -> dict[str, Cell]:
     """The columns that say something: bits of keys where they differ, of keys and values where values differ too."""
+    variants = results.variants
     untold: set[str] = set() if differing_keys(variants) else {"bits/k"}
     if not _differing_values(variants):
         untold.add("bits/kv")
-    return {name: cell for name, cell in _COLUMNS.items() if name not in untold}
+    return {name: cell for name, cell in _all_columns(results).items() if name not in untold}
 
 
 def differing_keys(variants: Sequence[VariantResult]) -> bool:
@@ -142,7 +172,7 @@ def _has_text(results: ComparisonResults) -> bool:
 
 def _tables(variants: Sequence[VariantResult], columns: dict[str, Cell]) -> Iterator[str]:
     """As many columns side by side as 80 columns of letters hold."""
-    names = max(len(variant.name) for variant in variants)
+    names = max(len(_name(variant.name)) for variant in variants)
     shown: dict[str, Cell] = {}
     width = start = names + 4
     for name, cell in columns.items():
@@ -156,15 +186,15 @@ def _tables(variants: Sequence[VariantResult], columns: dict[str, Cell]) -> Iter
 
 
 def _table(variants: Sequence[VariantResult], columns: dict[str, Cell]) -> str:
-    rows = [[variant.name, *(cell(variant) for cell in columns.values())] for variant in variants]
+    rows = [[_name(variant.name), *(cell(variant) for cell in columns.values())] for variant in variants]
     return markdown_rows(["model", *columns], rows)
 
 
 def _task_tables(results: ComparisonResults) -> Iterator[str]:
     """As many tasks side by side as 80 columns hold."""
-    labels = short_labels(list(results.tasks)) | {"": ""}
+    labels = _labels(results) | {"": ""}
     rows = [variant for variant in results.variants if variant.role != "again"]
-    names = max(len(variant.name) for variant in rows)
+    names = max(len(_name(variant.name)) for variant in rows)
     side_by_side: list[str] = []
     for task in [*results.tasks, ""]:
         width = names + 4 + sum(max(len(labels[each]), 6) + 3 for each in (*side_by_side, task))
@@ -175,10 +205,14 @@ def _task_tables(results: ComparisonResults) -> Iterator[str]:
 
 
 def _one_task_table(results: ComparisonResults, variants: Sequence[VariantResult], tasks: Sequence[str]) -> str:
-    rows = [[variant.name, *(_task_cell(variant, task) for task in tasks)] for variant in variants]
+    rows = [[_name(variant.name), *(_task_cell(variant, task) for task in tasks)] for variant in variants]
     chance = ["*chance*", *(f"{percent(results.tasks[task].chance)} " for task in tasks)]
-    labels = short_labels(list(results.tasks))
+    labels = _labels(results)
     return markdown_rows(["model", *(labels[task] for task in tasks)], [*rows, chance])
+
+
+def _labels(results: ComparisonResults) -> dict[str, str]:
+    return {task: _name(label) for task, label in short_labels(list(results.tasks)).items()}
 
 
 def _task_cell(variant: VariantResult, task: str) -> str:
@@ -191,26 +225,31 @@ def _task_cell(variant: VariantResult, task: str) -> str:
 
 def _contrast_tables(results: ComparisonResults) -> Iterator[str]:
     """One table for each variant that has controls."""
-    for variant in dict.fromkeys(contrast.variant for contrast in results.contrasts):
+    found = judged_gains(results)
+    for variant in dict.fromkeys(each.contrast.variant for each in found):
         yield f"What {variant} kept more than the same bytes spent in another way:"
         rows = [
             [
-                f"{each.control}{_SPENT[spending(each, results)]}",
+                f"{_name(each.contrast.control)}{_SPENT[spending(each.contrast, results)]}",
                 *(_gain(each, group) for group in WORDS),
-                p_value(each.p_holm),
             ]
-            for each in results.contrasts
-            if each.variant == variant
+            for each in found
+            if each.contrast.variant == variant
         ]
-        yield markdown_rows(["than", *(f"{word} kept" for word in WORDS.values()), "p"], rows)
+        yield markdown_rows(["than", *(f"{word} kept" for word in WORDS.values())], rows)
 
 
 _SPENT = {"": "", "more": " +", "fewer": " -"}
 
 
-def _gain(contrast: Contrast, group: Knowledge) -> str:
-    gain = contrast.gains.get(group)
-    return NOTHING if gain is None else with_interval(gain)
+def _gain(found: JudgedGains, group: Knowledge) -> str:
+    gain = found.contrast.gains.get(group)
+    return f"{NOTHING} " if gain is None else with_interval(gain) + ("*" if found.clear(group) else " ")
+
+
+def _name(text: str) -> str:
+    """Keep a name inside its cell."""
+    return text.replace("|", "\\|")
 
 
 def p_value(p: float) -> str:

@@ -9,6 +9,7 @@ from mvquant.evaluation import Estimate
 from mvquant.evaluation.paired_tests import SIGNIFICANCE
 from mvquant.report.comparison_table import markdown_rows, p_value
 from mvquant.report.findings import verdict
+from mvquant.report.partial import full_precision, tasks_of
 from mvquant.report.verdict import NOTHING, WORDS, percent, with_interval
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#&~])")
@@ -75,15 +76,11 @@ def _introduction(results: ComparisonResults, variant: VariantResult) -> Iterato
 
 
 def _group_table(variant: VariantResult, baseline: VariantResult) -> str:
+    """Both models over the tasks that this one answered, so that what is lost is the difference of the two."""
     rows = [
-        [
-            word,
-            percent(baseline.groups[group].corrected.value),
-            percent(variant.groups[group].corrected.value),
-            _lost(variant.groups[group].drop),
-        ]
+        [word, percent(before.value), percent(variant.groups[group].corrected.value), _lost(variant.groups[group].drop)]
         for group, word in WORDS.items()
-        if group in variant.groups and group in baseline.groups
+        if (before := full_precision(variant, baseline, group)) is not None
     ]
     return markdown_rows(["", "full precision", "quantized", "lost"], rows) if rows else ""
 
@@ -117,6 +114,11 @@ def _changes(score: TaskScore) -> tuple[str, str, str]:
 def _remarks(results: ComparisonResults, variant: VariantResult) -> Iterator[str]:
     for failure in variant.failures:
         yield f"Failed in {plain(failure.part)}: {plain(failure.message)}"
+    for group, word in WORDS.items():
+        if said := tasks_of(variant, results, group):
+            yield f"{word.capitalize()} is the mean of {said} only, for both models."
+        elif said := tasks_of(results.variants[0], results, group):
+            yield f"Full precision answered {said} of {word}; what is lost is over these."
     if results.settings.limit is not None:
         yield f"Only the first {results.settings.limit} items of each task were asked."
     text = variant.text

@@ -27,11 +27,15 @@ def markdown_table(results: Sequence[EvalResult], baseline: EvalResult | None = 
     """
     verdicts = judge(results, baseline)
     groups = [
-        [verdict.name, verdict.bits, *(cell for group in WORDS for cell in (verdict.score(group), verdict.lost(group)))]
+        [
+            _name(verdict.name),
+            verdict.bits,
+            *(cell for group in WORDS for cell in (verdict.score(group), verdict.lost(group))),
+        ]
         for verdict in verdicts
     ]
     labels = task_labels(verdicts)
-    accuracies = [[verdict.name, *(verdict.accuracy(task) for task in labels)] for verdict in verdicts]
+    accuracies = [[_name(verdict.name), *(verdict.accuracy(task) for task in labels)] for verdict in verdicts]
     accuracies.append(["*chance*", *(percent(chance(verdicts, task)) for task in labels)])
     blocks = [
         _table(["model", "bits/weight", "reading", "lost", "recall", "lost"], groups),
@@ -42,6 +46,11 @@ def markdown_table(results: Sequence[EvalResult], baseline: EvalResult | None = 
         EXPLANATION,
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _name(text: str) -> str:
+    """Keep a name inside its cell."""
+    return text.replace("|", "\\|")
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

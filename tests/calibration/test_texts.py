@@ -11,6 +11,9 @@ from pyarrow import parquet
 from mvquant.calibration import Conversation, calibration_texts
 from mvquant.errors import CalibrationError
 
+UNREADABLE = Path("/proc/self/mem")
+"""A file that gives an error when it is read from its start, whoever reads."""
+
 
 def write_table(path: Path, rows: list[dict[str, object]]) -> None:
     if path.suffix == ".jsonl":
@@ -35,6 +38,24 @@ def test_a_single_column_of_strings_needs_no_name(tmp_path: Path):
         calibration_texts(str(tmp_path / "table.jsonl"))
     with pytest.raises(CalibrationError, match=r"no column 'n' with text; its text columns: question, answer"):
         calibration_texts(str(tmp_path / "table.jsonl"), column="n")
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("column", ["text", "body"])
+def test_rows_without_a_text_may_come_first(suffix: str, column: str, tmp_path: Path):
+    write_table(tmp_path / f"table{suffix}", [{"id": 1, column: None}, {"id": 2, column: "one"}])
+    assert calibration_texts(str(tmp_path / f"table{suffix}")) == ["one"]
+    assert calibration_texts(str(tmp_path / f"table{suffix}"), column=column) == ["one"]
+
+
+def test_a_column_may_be_missing_from_the_first_row(tmp_path: Path):
+    write_table(tmp_path / "table.jsonl", [{"id": 1}, {"id": 2, "text": "one"}])
+    assert calibration_texts(str(tmp_path / "table.jsonl")) == ["one"]
+
+
+def test_a_column_that_is_named_is_looked_for_in_every_row(tmp_path: Path):
+    write_table(tmp_path / "table.jsonl", [{"id": 1}] * 1000 + [{"id": 2, "text": "one"}])
+    assert calibration_texts(str(tmp_path / "table.jsonl"), column="text") == ["one"]
 
 
 def test_a_folder_is_read_in_the_order_of_its_names(tmp_path: Path):
@@ -66,6 +87,34 @@ def test_files_that_hold_no_text_are_named(name: str, content: bytes, message: s
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CalibrationError, match=message):
         calibration_texts(str(tmp_path / name))
+
+
+@pytest.mark.skipif(not UNREADABLE.is_file(), reason="no file here that root cannot read either")
+@pytest.mark.parametrize("name", ["bad.txt", "bad.json", "bad.jsonl", "bad.jsonl.gz", "bad.parquet"])
+def test_a_file_that_cannot_be_read_is_named(name: str, tmp_path: Path):
+    (tmp_path / name).symlink_to(UNREADABLE)
+    with pytest.raises(CalibrationError, match=rf"{name} cannot be read"):
+        calibration_texts(str(tmp_path / name))
+
+
+def test_compressed_lines_that_are_damaged_are_named(tmp_path: Path):
+    whole = bytearray(gzip.compress(b'{"text": "one"}\n'))
+    whole[10] = 0xFF  # the type of the first block
+    (tmp_path / "lines.jsonl.gz").write_bytes(whole)
+    with pytest.raises(CalibrationError, match=r"lines\.jsonl\.gz cannot be read as compressed"):
+        calibration_texts(str(tmp_path / "lines.jsonl.gz"))
+
+
+def test_a_table_with_damaged_pages_is_named(tmp_path: Path):
+    path = tmp_path / "table.parquet"
+    write_table(path, [{"text": "one " * 1000}, {"text": "two"}])
+    column = parquet.read_metadata(path).row_group(0).column(0)
+    first = min(page for page in (column.dictionary_page_offset, column.data_page_offset) if page)
+    damaged = bytearray(path.read_bytes())
+    damaged[first : first + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+    path.write_bytes(damaged)
+    with pytest.raises(CalibrationError, match=r"table\.parquet cannot be read as parquet"):
+        calibration_texts(str(path))
 
 
 def test_an_empty_folder_is_named(tmp_path: Path):

@@ -49,6 +49,16 @@ def test_a_missing_or_corrupt_config(folder):
     refused(folder, "has no config.json")
 
 
+def test_a_config_may_say_that_nothing_is_quantized(folder):
+    config = json.loads((folder / "config.json").read_text())
+    assert open_checkpoint(str(folder)).quantization == {}
+    for said in (None, {}):
+        (folder / "config.json").write_text(json.dumps({**config, "quantization_config": said}))
+        assert open_checkpoint(str(folder)).quantization == {}
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": "gptq"}))
+    refused(folder, "`quantization_config` is not an object")
+
+
 def test_truncated_weights(folder):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
@@ -83,9 +93,15 @@ def test_an_index_must_keep_its_promises(sharded):
     refused(sharded, "is missing")
     index.write_text(json.dumps({"weight_map": {**weight_map, lost: "../elsewhere.safetensors"}}))
     refused(sharded, "outside the folder")
-    for content in (b"{}", b"[", b"\xff"):
+    wrong = (
+        b'{"weight_map": []}',
+        b'{"weight_map": {"a": 1}}',
+        b'{"weight_map": null}',
+        b'{"weight_map": {"a": ["b"]}}',
+    )
+    for content in (b"{}", b"[", b"[]", b"1", b"\xff", *wrong):
         index.write_bytes(content)
-        refused(sharded, "is not an index")
+        refused(sharded, "is not an index of safetensors files")
 
 
 def quantize(folder, out):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mvquant.calibrated import LAYER_BACKENDS
+from mvquant.method_backends import LAYER_BACKENDS
 from tests.layerwise.examples import StopsOnce
 
 

@@ -1,13 +1,19 @@
 """Variants whose method calibrates: quantized once into a folder, which later runs take up."""
 
-import pytest
+from dataclasses import replace
 
+import pytest
+import torch
+
+from mvquant.backends import registry
 from mvquant.comparison.checkpoints import CHECKPOINTS, needs_folder, quantized_folder
 from mvquant.errors import BackendError
 from mvquant.pipeline import load_model
 from mvquant.policies import make_plan
 from mvquant.recipe import Recipe
+from mvquant.stats import collect_stats
 from tests.comparison.examples import make_world
+from tests.tiny_models import tiny_tokens
 
 RTN = {"scheme": "w4a16-row"}
 GPTQ = {"name": "gptq", "quantize": {"summary": "x", "weights": {"scheme": "w4a16-row", "method": "gptq"}}}
@@ -95,3 +101,39 @@ def test_an_older_plan_of_the_same_variant_makes_room(world, tmp_path):
     assert again not in found
     assert not found[1].exists()
     assert len(made) == 4
+
+
+def test_another_version_of_the_quantizer_makes_folder_and_answers_stale(world, monkeypatch):
+    quantizer = Quantizer(world)
+    first = compare(world, quantizer, monkeypatch, GPTQ)
+    assert first.versions["llmcompressor"] == registry.versions("llmcompressor")["llmcompressor"]
+    monkeypatch.setattr(registry, "versions", lambda _name: {"llmcompressor": "99"})
+    second = compare(world, quantizer, monkeypatch, GPTQ)
+    assert second.versions["llmcompressor"] == "99"
+    assert len(set(quantizer.made)) == 2
+    assert any("gptq, places: was made with other llmcompressor" in note for note in world.notes)
+
+
+def test_a_device_that_runs_full_while_quantizing_stops_that_variant_alone(world, monkeypatch):
+    def full(plan, folder):
+        raise torch.OutOfMemoryError("no room")
+
+    results = compare(world, full, monkeypatch, GPTQ, "w4a16-row")
+    failed, fine = (next(each for each in results.variants if each.name == name) for name in ("gptq", "w4a16-row"))
+    assert [failure.part for failure in failed.failures] == ["quantizing"]
+    assert failed.failures[0].message.startswith("OutOfMemoryError: no room")
+    assert set(fine.tasks) == {"places", "checks"}
+
+
+def test_variants_calibrated_on_different_text_are_named(world, monkeypatch):
+    other = {**GPTQ["quantize"], "calibration": {"seed": 1}}
+    baseline = world.baseline()
+
+    def measure(calibration):
+        model, _ = load_model(world.model)
+        tokens = [tiny_tokens(2, 24, seed=calibration.seed)]
+        return collect_stats(model, baseline.view, tokens, source="tiny", seed=calibration.seed)
+
+    monkeypatch.setattr(world, "baseline", lambda: replace(baseline, measure=measure, quantize=Quantizer(world)))
+    world.compare(world.recipe(GPTQ, {"name": "other", "quantize": other}, noise_floor=False))
+    assert "calibrated on different text, so that not only their methods differ: gptq / other" in world.notes

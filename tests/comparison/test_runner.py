@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 
 from mvquant import pipeline
 from mvquant.comparison import Questions, Setting, load_comparison, load_flips
-from mvquant.comparison.results import FLIPS_FILE, RESULTS_FILE
+from mvquant.comparison.results import ANALYSIS_FILE, FLIPS_FILE, RESULTS_FILE, STATS_FILE
 from mvquant.errors import CheckpointError, EvaluationError, UsageError
 from mvquant.evaluation import compare, evaluate
 from mvquant.methods import apply_plan
@@ -211,6 +211,27 @@ def test_logits_that_are_no_numbers_are_a_failure_not_wrong_answers(world):
     assert all("NaN or infinite" in failure.message for failure in broken.failures)
     assert broken.tasks == {}
     assert by_name(results)["w3a16-row"].text is not None
+
+
+def test_a_checkpoint_that_was_copied_in_part_stops_that_variant_alone(world):
+    folder, _ = checkpoint(world)
+    (file,) = folder.glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-100])
+    results = by_name(world.compare(world.recipe(str(folder), "w4a16-row", noise_floor=False)))
+    assert [failure.part for failure in results["ckpt"].failures] == ["loading"]
+    assert "is cut short" in results["ckpt"].failures[0].message
+    assert set(results["w4a16-row"].tasks) == {"places", "checks"}
+
+
+def test_massive_values_of_another_run_are_not_shown(world):
+    out = world.folder / "out"
+    out.mkdir()
+    recipe = world.recipe("w4a16-row", noise_floor=False)
+    world.compare(recipe)
+    for name in (ANALYSIS_FILE, STATS_FILE):
+        (out / name).write_text("of another model")
+    assert world.compare(recipe).analysis_file is None
+    assert not (out / STATS_FILE).exists()
 
 
 def test_a_failure_is_tried_again_by_the_next_run(world):

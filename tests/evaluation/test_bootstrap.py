@@ -1,9 +1,11 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy.stats import norm
 
 from mvquant.evaluation.bootstrap import Change, drop_difference
-from mvquant.evaluation.statistics import paired_drop
+from mvquant.evaluation.statistics import LEVEL, paired_drop
 
 
 def test_the_value_is_the_difference_of_mean_corrected_drops():
@@ -51,6 +53,94 @@ def test_no_change_is_no_proof_of_none():
     assert found.low < 0 < found.high
     single = paired_drop(0, 0, 512)
     assert found.high > single.high / 2
+
+
+def limits_of_independent_draws(reading, recall, seed, resamples=10_000):
+    """One multinomial draw for each task, in order, from one stream: the committed figures depend on it."""
+    generator = np.random.default_rng(seed)
+    means = []
+    for side in (reading, recall):
+        drops = []
+        for change in side:
+            cells = np.array([change.lost + 0.5, change.gained + 0.5, change.n - change.lost - change.gained + 1])
+            draws = generator.multinomial(change.n, cells / (change.n + 2), size=resamples)
+            drops.append((draws[:, 0] - draws[:, 1]) / change.n / (1 - change.chance))
+        means.append(np.mean(drops, axis=0))
+    return tuple(np.quantile(means[0] - means[1], [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+
+
+def change(outcomes, chance=0.0):
+    """A task with these outcomes, by item: 1 lost, -1 gained."""
+    values = list(outcomes.values())
+    return Change(values.count(1), values.count(-1), len(values), chance, items=outcomes)
+
+
+def named(task, values):
+    return {f"{task}-{index}": int(value) for index, value in enumerate(values)}
+
+
+def test_tasks_without_shared_items_are_drawn_one_by_one_from_one_stream():
+    rng = np.random.default_rng(1)
+    sides = [
+        [change(named(name, rng.choice([1, -1, 0], 300, p=[0.1, 0.05, 0.85])), 0.2) for name in names]
+        for names in (("passkey", "binding"), ("cities",))
+    ]
+    without = [[dataclasses.replace(each, items={}) for each in side] for side in sides]
+    found = drop_difference(*sides, seed=4)
+    assert found == drop_difference(*without, seed=4)
+    assert (found.low, found.high) == limits_of_independent_draws(*sides, seed=4)
+
+
+def half_width(found):
+    return (found.high - found.low) / 2
+
+
+@pytest.mark.parametrize("sign", [1, -1], ids=["alike", "opposite"])
+def test_what_one_item_does_to_both_groups_is_in_the_width(sign):
+    """In large samples: the variance of the difference on each item."""
+    reading = np.repeat([1, -1, 0], [600, 200, 3200])
+    recall = np.where(np.arange(4000) % 4 > 0, sign * reading, 0)
+    first, second = change(named("conflict", reading), 0.25), change(named("conflict", recall), 0.5)
+    each = reading / 0.75 - recall / 0.5
+    expected = norm.ppf(0.975) * np.sqrt(each.var() / 4000)
+    found = drop_difference([first], [second], resamples=40_000)
+    assert half_width(found) == pytest.approx(expected, rel=0.03)
+    assert found.value == pytest.approx(each.mean())
+    alone = drop_difference([dataclasses.replace(first, items={})], [second], resamples=40_000)
+    assert (half_width(found) > 1.1 * half_width(alone)) if sign < 0 else (half_width(found) < 0.9 * half_width(alone))
+
+
+def test_items_that_only_one_task_holds_are_drawn_apart():
+    reading = dict(list(named("conflict", np.tile([1, 0, 0, -1, 0], 800)).items())[:3000])
+    recall = dict(list(named("conflict", np.tile([-1, 0, 1, 1, 0], 800)).items())[1000:])
+    other = change(named("cities", np.tile([1, 0, 0, 0], 500)))
+    shared = np.array([reading[key] / 3000 - recall[key] / 3000 / 2 for key in reading.keys() & recall.keys()])
+    alone = [[value for key, value in mine.items() if key not in its] for mine, its in
+             ((reading, recall), (recall, reading))]  # fmt: skip
+    variance = len(shared) * shared.var() + 1000 * np.var(alone[0]) / 3000**2
+    variance += 1000 * np.var(alone[1]) / 3000**2 / 4 + 0.25 * 0.75 / 2000 / 4
+    found = drop_difference([change(reading)], [change(recall), other], resamples=40_000)
+    assert half_width(found) == pytest.approx(norm.ppf(0.975) * np.sqrt(variance), rel=0.03)
+
+
+def test_shared_items_that_did_not_change_are_no_proof_either():
+    still = change(named("conflict", np.zeros(512)))
+    found = drop_difference([still], [still])
+    assert found.value == 0
+    apart = drop_difference([Change(0, 0, 512, 0.0)], [Change(0, 0, 512, 0.0)])
+    assert (found.low, found.high) == pytest.approx((apart.low, apart.high), abs=0.002)
+
+
+@pytest.mark.parametrize("sign", [1, -1], ids=["alike", "opposite"])
+def test_the_interval_of_shared_items_covers_the_truth(sign):
+    rng, hits = np.random.default_rng(8), 0
+    for number in range(400):
+        reading = rng.choice([1, -1, 0], 300, p=[0.15, 0.05, 0.8])
+        recall = np.where(rng.random(300) < 0.8, sign * reading, 0)
+        sides = ([change(named("conflict", values))] for values in (reading, recall))
+        found = drop_difference(*sides, seed=number, resamples=1000)
+        hits += found.low <= 0.1 - sign * 0.08 <= found.high
+    assert hits / 400 >= 0.92
 
 
 # (reading, recall): (lost, gained) as shares, by task

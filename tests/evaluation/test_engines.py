@@ -5,6 +5,7 @@ import pytest
 from mvquant import pipeline
 from mvquant.errors import EvaluationError, UsageError
 from mvquant.evaluation import evaluate, load_tasks
+from mvquant.evaluation.chat import as_chat
 from mvquant.evaluation.engines import prepare_own, run_own
 from mvquant.evaluation.text_length import count_tokens
 from mvquant.named_schemes import recipe_for_scheme
@@ -46,6 +47,20 @@ def test_an_engine_gives_the_rows_of_our_own_runner(folder):
         same = ("n", "too_long", "data_hash", "version", "seed", "chance", "accuracy", "knowledge", "answer_by")
         assert [getattr(result, name) for name in same] == [getattr(mine, name) for name in same]
     assert ours["passkey"].too_long == ("passkey-0001", "passkey-0002", "passkey-0003")
+
+
+@pytest.mark.backend
+def test_prompts_in_a_template_are_another_test_than_plain_ones(folder):
+    pytest.importorskip("lm_eval")
+    model, tokenizer = pipeline.load_model(folder)
+    tasks = load_tasks(resource_folder("eval"), ["binding", "cities"])
+    prepared = prepare_own(tasks, resource_folder("eval"), folder)
+    ours = evaluate(model, tokenizer, as_chat(tasks, tokenizer), limit=4).tasks
+    theirs = run_own(folder, tasks, prepared, engine="hf", limit=4, device="cpu", chat_template=True)
+    for result, task in zip(theirs, tasks, strict=True):
+        assert result.data_hash == ours[task.name].data_hash != task.data_hash
+        assert [row[:4] for row in result.rows] == [row[:4] for row in ours[task.name].rows]
+        assert (result.prompts, result.item_hashes) == (None, None)
 
 
 @pytest.mark.backend

@@ -8,6 +8,7 @@ import torch
 
 from mvquant.errors import EvaluationError, UsageError
 from mvquant.evaluation import evaluate, load_tasks
+from mvquant.evaluation.compare import compare_tasks
 from mvquant.evaluation.harness import run_in_harness
 from mvquant.evaluation.harness_data import require_harness
 from mvquant.evaluation.harness_rows import task_result
@@ -75,6 +76,14 @@ def test_choices_become_rows_with_their_log_likelihoods():
 def test_other_questions_are_other_data():
     first, second = generated(0, "4", "4"), {**generated(0, "4", "4"), "prompt_hash": "q"}
     assert task_result(TASK, [first], 1).data_hash != task_result(TASK, [second], 1).data_hash
+
+
+def test_every_item_has_the_hash_of_what_was_asked():
+    samples = [generated(0, "4", "4"), {**generated(1, "5", "5"), "doc_hash": "e"}]
+    both, last = task_result(TASK, samples, 1), task_result(TASK, samples[1:], 1)
+    assert both.item_hashes is not None
+    assert len({*both.item_hashes}) == 2
+    assert last.item_hashes == both.item_hashes[1:]
 
 
 def test_lengths_that_an_item_does_not_have_do_not_count():
@@ -172,6 +181,24 @@ def test_items_that_do_not_fit_are_named_not_cut(tasks):
         pairs = zip(theirs[0].rows, mine.tasks[request.name].rows, strict=True)
         assert all(their[:4] == our[:4] for their, our in pairs)
     assert (answered, refused) == (5, 1)
+
+
+@pytest.mark.backend
+@pytest.mark.filterwarnings("ignore")
+def test_models_that_read_differently_far_are_compared_on_what_both_answered(tasks):
+    pytest.importorskip("lm_eval")
+    tokenizer = tiny_tokenizer()
+    request = HarnessTask("checks", "parametric", 0.3)
+    rooms = {room: tiny_model("llama", vocab_size=len(tokenizer), max_position_embeddings=room) for room in (20, 64)}
+    results = {
+        room: run_in_harness((model, tokenizer), [request], folder=tasks / "tasks", defaults=False)[0]
+        for room, model in rooms.items()
+    }
+    assert results[20].too_long
+    assert not results[64].too_long
+    assert results[20].data_hash != results[64].data_hash
+    found = compare_tasks({"checks": results[64]}, {"checks": results[20]})
+    assert found.tasks["checks"].n == results[20].n == 5 - len(results[20].too_long)
 
 
 def said_or_done(work):

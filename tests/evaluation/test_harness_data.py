@@ -8,7 +8,8 @@ from mvquant.errors import EvaluationError
 from mvquant.evaluation.harness import run_in_harness
 from mvquant.evaluation.harness_data import prepare
 from mvquant.evaluation.tasks import HarnessTask
-from tests.evaluation.examples import tiny_tokenizer
+from tests.evaluation.examples import task_text, task_yaml, tiny_tokenizer
+from tests.evaluation.test_hub_data import write_broken_parquet
 from tests.tiny_models import tiny_model
 
 GSM8K, NIAH, ESSAYS = (HarnessTask(name, "contextual") for name in ("gsm8k", "niah_single_1", "niah_single_2"))
@@ -42,6 +43,18 @@ class TestWithTheHarness:
         model = (tiny_model("llama"), tiny_tokenizer())
         with pytest.raises(EvaluationError, match=r"^no data for gsm8k:\n"):
             run_in_harness(model, [GSM8K])
+
+    def test_a_set_that_is_broken_is_named_too(self, tmp_path):
+        broken = tmp_path / "broken.parquet"
+        write_broken_parquet(broken)
+        kwargs = {"data_files": {"test": str(broken)}, "cache_dir": str(tmp_path / "cache")}
+        file = task_yaml("sums") | {"dataset_path": "parquet", "dataset_kwargs": kwargs}
+        del file["custom_dataset"]
+        (tmp_path / "sums.yaml").write_text(task_text(file))
+        prepared = prepare([HarnessTask("sums", "contextual")], folder=tmp_path, defaults=False)
+        assert prepared.tasks == ()
+        assert [each.name for each in prepared.missing] == ["sums"]
+        assert "Couldn't deserialize" in prepared.missing[0].why
 
     def test_groups_and_unknown_tasks_are_refused(self):
         with pytest.raises(EvaluationError, match="ruler is a group of lm-evaluation-harness"):

@@ -27,6 +27,14 @@ def write_parquet(path, rows):
     parquet.write_table(Table.from_pylist(rows), path)
 
 
+def write_broken_parquet(path):
+    """Its head and its end are whole, its rows are not."""
+    write_parquet(path, [ROW, OTHER] * 100)
+    content = bytearray(path.read_bytes())
+    content[4:60] = b"\xff" * 56
+    path.write_bytes(content)
+
+
 def rows_of(wanted, folder):
     return [row for _, row in read_rows(wanted, folder)]
 
@@ -93,6 +101,20 @@ def test_the_hub_is_asked_where_no_folder_is_named(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert rows_of(GSM8K, None) == [ROW]
     assert asked == [(("openai/gsm8k", "main"), {"split": "test"})]
+
+
+def test_a_download_that_is_broken_says_what_to_download_anew(tmp_path, monkeypatch):
+    """What the library itself raises over a broken file is no ValueError, nor any other of the usual ones."""
+    broken, load = tmp_path / "broken.parquet", datasets.load_dataset
+    write_broken_parquet(broken)
+
+    def load_dataset(*_where, split):
+        return load("parquet", data_files={split: str(broken)}, split=split, cache_dir=str(tmp_path / "cache"))
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    message = r"^gsm8k: https://huggingface\.co/datasets/openai/gsm8k cannot be had \(.*: Couldn't deserialize"
+    with pytest.raises(MissingDataError, match=message):
+        rows_of(GSM8K, None)
 
 
 def test_a_folder_that_is_not_there(tmp_path):

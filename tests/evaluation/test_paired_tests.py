@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, norm
 
-from mvquant.evaluation.paired_tests import holm, mcnemar_p, minimum_detectable_drop
+from mvquant.evaluation.paired_tests import holm, interval_p, mcnemar_p, minimum_detectable_drop
+from mvquant.evaluation.statistics import Estimate, paired_drop
 
 
 def test_mcnemar_against_a_published_example():
@@ -21,6 +22,30 @@ def test_mcnemar_is_a_fair_coin(lost, gained):
     as_rare = sum(ways for ways in outcomes if ways <= outcomes[lost])
     assert mcnemar_p(lost, gained) == pytest.approx(min(1, as_rare / 2**flips))
     assert mcnemar_p(gained, lost) == mcnemar_p(lost, gained)
+
+
+@given(lost=st.integers(0, 300), gained=st.integers(0, 300))
+def test_an_interval_s_p_is_small_exactly_where_it_excludes_zero(lost, gained):
+    drop, back = paired_drop(lost, gained, 1000), paired_drop(gained, lost, 1000)
+    assert (interval_p(drop) < 0.05) == (not drop.includes_zero)
+    assert interval_p(back) == pytest.approx(interval_p(drop))
+
+
+@pytest.mark.parametrize("z", [0.5, 1.0, 3.0, 4.0])
+def test_an_interval_s_p_is_that_of_a_normal_deviate(z):
+    reach = norm.ppf(0.975)
+    assert interval_p(Estimate(value=-z, low=-z - 9, high=reach - z)) == pytest.approx(2 * norm.sf(z))
+
+
+@pytest.mark.parametrize(("lost", "gained"), [(60, 90), (200, 260), (300, 400)])
+def test_an_interval_s_p_is_mcnemar_s_mid_p_in_large_samples(lost, gained):
+    mid_p = mcnemar_p(lost, gained) - binom.pmf(lost, lost + gained, 0.5)
+    assert interval_p(paired_drop(lost, gained, 5000)) == pytest.approx(mid_p, rel=0.05)
+
+
+def test_no_difference_has_the_p_of_none():
+    assert interval_p(Estimate(value=0.0, low=0.0, high=0.0)) == 1.0
+    assert interval_p(Estimate(value=0.1, low=0.1, high=0.1)) == 0.0
 
 
 def test_holm_against_a_published_example():

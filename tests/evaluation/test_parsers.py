@@ -19,6 +19,13 @@ from mvquant.evaluation.parsers import INVALID, PARSERS, key, letter, number, wo
         ("#### \u22124", "-4"),
         ("#### none of them, of 12", "12"),
         ("#### nobody knows\nas 12 left", INVALID),
+        ("#### 18 = 9*2", "18"),
+        ("#### 18 = 9*2 = 3*6", "18"),
+        ("#### 9*2 = 18", "18"),
+        ("#### x = 18 apples", "18"),
+        ("#### **$18** = 2 x $9", "18"),
+        ("#### 18 =", "18"),
+        ("#### 2 - 6 = -4", "-4"),
         (r"So it is \boxed{18}. It was 7 before.", "18"),
         (r"\boxed{1{,}234\text{ dollars}}", "1234"),
         (r"\boxed{5} or rather \boxed{\$6}", "6"),
@@ -26,6 +33,15 @@ from mvquant.evaluation.parsers import INVALID, PARSERS, key, letter, number, wo
         ("The answer is 18. 7 of them left.", "18"),
         ("The answer is 7 + 11 = 18.", "18"),
         ("**Answer:** 18 apples", "18"),
+        ("**Answer**: 18, in 2 steps", "18"),
+        ("The answer **is** 18, in 2 steps", "18"),
+        ("The answer would be 18, in 2 steps", "18"),
+        ("The answer = 18, in 2 steps", "18"),
+        ("The answer to the problem is 18. It took 2 steps.", "18"),
+        ("The answer for 3 people is 18", "18"),
+        ("## Final Answer\n\n18\n\n(in 2 steps)", "18"),
+        ("To answer this, we take 3 steps.\n7+6 = 13\nSo she has 13.", "13"),
+        ("I can answer 3 questions.\nThere are 14.", "14"),
         ("The final answer is **42**.", "42"),
         ("The answer is unknown, but 42 fits.", "42"),
         ("First 3, then 12, in the end 18.", "18"),
@@ -74,6 +90,28 @@ def test_number_reads_every_answer_of_gsm8k_as_the_plain_digits_after_its_mark(s
     [
         ("The answer is (B).", "B"),
         ("The answer is B", "B"),
+        ("The answer is $C$", "C"),
+        ("The answer is $$C$$", "C"),
+        (r"The answer is $\text{C}$.", "C"),
+        ('The answer is "C"', "C"),
+        ("The answer is \u201cC\u201d.", "C"),
+        ("The answer is 'C'.", "C"),
+        ("The answer is `C`", "C"),
+        (r"the answer is \(C\)", "C"),
+        (r"the answer is \((C)\)", "C"),
+        ("the answer is $(c)$", "C"),
+        ("the answer is 'C) 24 apples'", "C"),
+        ("The correct option is C.", "C"),
+        ("The correct choice would be (B)", "B"),
+        ("Correct option: D", "D"),
+        ("So it is 24. Answer D", "D"),
+        ("**Answer**: **B**\nI hope this helps.", "B"),
+        ("## Answer\nB\nI hope this helps.", "B"),
+        ("The answer is A because 3 + 4 = 7", "A"),
+        ("The answer is A, because B is wrong", "A"),
+        ("The answer is A is what I say.", "A"),
+        ("Answer: A\nbag of 5", "A"),
+        ("Answer: A - 24 apples", "A"),
         ("The correct answer is option C: 24", "C"),
         ("Answer: (b)", "B"),
         ("**Answer:** B", "B"),
@@ -93,6 +131,20 @@ def test_number_reads_every_answer_of_gsm8k_as_the_plain_digits_after_its_mark(s
         ("Absolutely", INVALID),
         ("The answer is Brown.", INVALID),
         ("The answer is a car.", INVALID),
+        ("Answer: A bag holds 5", INVALID),
+        ("Answer:\nA bag holds 5", INVALID),
+        ('The answer is "A bag".', INVALID),
+        ("The answer is A-frame", INVALID),
+        ("The answer is A's", INVALID),
+        ("The answer is $C = 12$", INVALID),
+        ("To answer A we need 3", INVALID),
+        ("The incorrect option is C", INVALID),
+        ("The correct option is not C.", INVALID),
+        ("Answer: A, B", INVALID),
+        ("Answer: A, and B", INVALID),
+        ("Answer: (A), (B)", INVALID),
+        ("Answer: A & B", INVALID),
+        ("The answer is $A$ or $B$.", INVALID),
         ("The answer is not A.", INVALID),
         ("The answer is A or B.", INVALID),
         ("The answer is (A) or (B).", INVALID),
@@ -105,6 +157,14 @@ def test_number_reads_every_answer_of_gsm8k_as_the_plain_digits_after_its_mark(s
 )
 def test_letter(text, answer):
     assert letter(text) == answer
+
+
+def test_letter_misreads_no_solution_of_aqua_rat_that_people_wrote(shared_data):
+    lines = (shared_data / "eval" / "aqua_rat.test.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    found = [(letter(row["rationale"]), row["correct"]) for row in rows]
+    assert [pair for pair in found if pair[0] not in (INVALID, pair[1])] == []
+    assert sum(said == right for said, right in found) == 204  # of 254; the others end in no letter
 
 
 @pytest.mark.parametrize(
@@ -157,7 +217,10 @@ def test_every_parser_has_a_twin_for_the_harness(name):
 
 @pytest.mark.parametrize("name", PARSERS)
 def test_long_nonsense_is_read_in_no_time_worth_noting(name):
-    for text in ("9" * 20000, "(A" * 10000, "\\boxed{" * 3000, "answer is " * 3000, "1," * 10000, "#" * 20000):
+    blanks = ("answer" + " " * 20000, "answer" + "* " * 10000, "answer is" + "\n" * 20000, "answer to" + " is" * 6000)
+    marks = ("answer is " * 3000, "answer to " * 3000, "answer\n" * 3000, "$ " * 10000, "\\( " * 7000, "\n#" * 9000)
+    others = ("9" * 20000, "(A" * 10000, "\\boxed{" * 3000, "1," * 10000, "#" * 20000, "####" + "1=" * 8000)
+    for text in (*blanks, *marks, *others):
         assert isinstance(PARSERS[name](text), str)
 
 

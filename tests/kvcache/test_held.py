@@ -152,6 +152,19 @@ def test_what_is_never_read_from_a_chunk_does_not_set_its_range():
     assert torch.equal(quiet_read[1, :, 13:], loud_read[1, :, 13:])
 
 
+def test_what_is_never_read_does_not_widen_a_channel_that_is_constant_before_rope():
+    """Keys that are all alike before RoPE take no range, so that few bits hold them as they are."""
+    columns = 24
+    before = random_states(1).expand(-1, -1, columns, -1)
+    padding = torch.tensor([0, 11])
+    states = FRAME.turn(before, torch.arange(columns) - padding[:, None])
+    coarse = key_codec(plan_of_view(VIEW, (2,), keys=FORMATS["per channel"]), 0, torch.float32)
+    held = held_of(states, Keeping(coarse, sinks=2, frame=FRAME), padding, [columns]).read(0)
+    for row, first in enumerate((padding + 2).tolist()):
+        error = (held[row, :, first:] - states[row, :, first:]).norm() / states[row, :, first:].norm()
+        assert error < 1e-3
+
+
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("window", [0, 20])
 def test_dropping_keeps_what_comes_after(name: str, window: int):

@@ -76,6 +76,16 @@ def variant(name, reading=0.0, recall=0.0, *, role="variant", half=0.04, bits=4.
     return VariantResult(**{**fields, **changes})
 
 
+def partly(found, *missing):
+    """The same model without answers to these tasks; of the others nothing changes."""
+    groups = {
+        kind: group.model_copy(update={"tasks": tuple(task for task in group.tasks if task not in missing)})
+        for kind, group in found.groups.items()
+    }
+    tasks = {task: score for task, score in found.tasks.items() if task not in missing}
+    return found.model_copy(update={"groups": groups, "tasks": tasks})
+
+
 def text_score(kl):
     quality = TextQuality(texts=4, distinct_2=0.4321, mean_tokens=63.5, ended=0, limit=64)
     if kl is None:
@@ -134,8 +144,9 @@ def results(*variants, contrasts=(), **changes):
     return ComparisonResults(**{**fields, **changes})
 
 
-def contrast(name, control, better=3, worse=4, p_holm=1.0, extra_bytes=1536):
-    gains = {"contextual": around(-0.0131), "parametric": around(0.0)}
+def contrast(name, control, reading=-0.0131, recall=0.0, *, better=3, worse=4, p_holm=1.0, extra_bytes=1536):
+    """What a variant kept more than a control of reading and of recall, as fractions."""
+    gains = {"contextual": around(reading), "parametric": around(recall)}
     return Contrast(
         variant=name,
         control=control,

@@ -1,6 +1,6 @@
 from mvquant.comparison import comparison_recipe
 from mvquant.report.comparison_remarks import remarks
-from tests.report.comparisons import results, task_score, variant
+from tests.report.comparisons import partly, results, task_score, variant
 
 
 def cut(score, count):
@@ -18,9 +18,24 @@ def test_answers_without_end_are_told_once_for_each_variant_and_together_for_con
 
 def test_the_noise_floor_is_what_full_precision_changes_by_itself():
     again = variant("full precision again", role="again", tasks={"set_find": task_score(2, 1)})
-    assert "Noise floor: full precision, asked again in other batches, changes 3 of 100 answers." in remarks(
-        results(variant("w3"), again)
+    said = (
+        "Noise floor: full precision, asked again in other batches, answers 3 of 100 items right where it was wrong, "
+        "or the other way round."
     )
+    assert said in remarks(results(variant("w3"), again))
+
+
+def test_a_mean_over_some_tasks_is_told():
+    lines = list(remarks(results(partly(variant("w3"), "set_find"), variant("w4"))))
+    assert "w3: reading is the mean of 1 of 2 tasks only; it is not comparable with that of the others." in lines
+    assert not [line for line in lines if line.startswith("w4")]
+
+
+def test_the_detectable_drop_is_that_of_one_test():
+    line = (
+        "Smallest drop of one task that these items show with 80 % probability, before Holm's adjustment: 7.7 to 7.7 "
+    )
+    assert f"{line}points." in remarks(results())
 
 
 def test_what_was_not_asked_and_how_is_told():

@@ -1,4 +1,5 @@
 import pytest
+from markdown_it import MarkdownIt
 
 from mvquant.comparison import (
     ComparisonResults,
@@ -17,6 +18,7 @@ from mvquant.evaluation.statistics import Estimate, accuracy, chance_corrected, 
 from mvquant.evaluation.text_quality import TextQuality
 from mvquant.report import comparison_markdown
 from mvquant.report.comparison_table import verdict_lines
+from tests.report import comparisons as report_examples
 
 TASKS = {"reference_passkey": "contextual", "reference_city_country": "parametric"}
 N = 500
@@ -119,7 +121,8 @@ def test_it_reads_at_80_columns():
     text = comparison_markdown(results(wide, contrasts=(contrast,)))
     assert max(map(len, text.splitlines()[1:])) <= 80
     assert "bits/k" not in text  # nothing is known of another
-    assert "smaller-groups-w3a16 | -11.0 [-15.0, -10.1] | 0.0 [0.0, 0.0] | 1.000 |" in text
+    cells = [line.split("|") for line in text.splitlines() if "-11.0" in line][-1]
+    assert [cell.strip() for cell in cells[1:-1]] == ["smaller-groups-w3a16", "-11.0 [-15.0, -10.1]*", "0.0 [0.0, 0.0]"]
 
 
 def test_bits_of_keys_are_told_where_they_differ():
@@ -178,7 +181,28 @@ def test_what_failed_and_what_never_ended_is_said():
     assert "- **w2a16 failed** in reference_passkey: task reference_passkey: NaN - Only" in text
     assert "- Only the first 500 items of each task were asked." in text
     assert "- w3a16: answers that never ended and were cut: 3 of 500 to passkey." in text
-    assert "80 % probability: 2.4 to 2.4 points." in text
+    assert "80 % probability, before Holm's adjustment: 2.4 to 2.4 points." in text
+
+
+def test_a_name_with_a_bar_stays_in_its_cell():
+    mine, control = variant("a|b", (100, 5)), variant("c|d", (5, 5), "control")
+    one = _contrast("c|d", 0.0).model_copy(update={"variant": "a|b"})
+    text = comparison_markdown(results(mine, control, contrasts=(one,)))
+    tables = [token for token in MarkdownIt("commonmark").enable("table").parse(text) if token.type == "inline"]
+    cells = [token.content for token in tables]
+    assert cells.count("a|b") >= 2  # as a row of each table
+    assert cells.count("c|d") >= 3
+
+
+def test_a_mean_over_some_tasks_is_marked():
+    found = report_examples.results(report_examples.partly(report_examples.variant("w3", 0.1), "set_find"))
+    text = comparison_markdown(found)
+    row = next(line for line in text.splitlines() if line.startswith("| w3 ") and "~" in line)
+    assert "10.0 [6.0, 14.0]~" in row
+    assert "0.0 [-4.0, 4.0] " in row
+    assert "10.0 [6.0, 14.0]~" in [line for line in text.splitlines() if line.startswith("| w3 ")][1]
+    assert "w3: reading is the mean of 1 of 2 tasks only" in " ".join(text.split())
+    assert "~" not in comparison_markdown(report_examples.results(report_examples.variant("w3", 0.1)))
 
 
 @pytest.mark.parametrize("word", ["nan", "None"])

@@ -1,7 +1,7 @@
 import pytest
 
 from mvquant.report.findings import finding, guessed, headline_parts, spending, verdict
-from tests.report.comparisons import around, contrast, results, variant
+from tests.report.comparisons import around, contrast, partly, results, variant
 
 
 @pytest.mark.parametrize(
@@ -14,6 +14,13 @@ from tests.report.comparisons import around, contrast, results, variant
         (0.01, 0.2, "recall"),
         (0.8, 0.6, "most"),
         (0.8, 0.1, "reading"),
+        (0.0, -0.2, "recall gained"),
+        (-0.2, 0.0, "reading gained"),
+        (-0.1, -0.3, "recall gained"),
+        (0.03, -0.03, "apart"),
+        (-0.03, 0.03, "apart"),
+        (0.06, -0.06, "reading"),
+        (-0.06, 0.06, "recall"),
     ],
 )
 def test_a_word_for_what_was_lost(reading, recall, word):
@@ -26,6 +33,58 @@ def test_a_broken_model_is_called_broken_though_it_lost_more_reading():
     assert verdict(found.variants[1], found.variants[0]) == (
         "loses most of both (reading 80.0 points, recall 60.0 points)"
     )
+
+
+@pytest.mark.parametrize(
+    ("reading", "recall", "said"),
+    [
+        (0.0, -0.2, "gains 20.0 points of recall (16.0 to 24.0) without a loss of reading that these items show"),
+        (-0.2, 0.0, "gains 20.0 points of reading (16.0 to 24.0) without a loss of recall that these items show"),
+        (
+            0.03,
+            -0.03,
+            (
+                "does 6.0 points better at recall than at reading (2.0 to 10.0), but neither changes clearly by itself "
+                "(reading 3.0 points, recall -3.0 points lost)"
+            ),
+        ),
+        (
+            -0.03,
+            0.03,
+            (
+                "does 6.0 points better at reading than at recall (2.0 to 10.0), but neither changes clearly by itself "
+                "(reading -3.0 points, recall 3.0 points lost)"
+            ),
+        ),
+    ],
+)
+def test_a_gain_of_one_is_no_loss_of_the_other(reading, recall, said):
+    found = results(variant("w3", reading, recall))
+    assert verdict(found.variants[1], found.variants[0]) == said
+
+
+def _with_scores(model, **corrected):
+    tasks = {
+        task: score.model_copy(update={"corrected": around(corrected.get(task, 0.9))})
+        for task, score in model.tasks.items()
+    }
+    return model.model_copy(update={"tasks": tasks})
+
+
+def test_what_is_kept_is_a_share_of_the_same_tasks():
+    """Full precision gets 30 % of the only reading task that was answered: to lose 12 points of it is not to break."""
+    found = results(partly(variant("w2", 0.12, 0.5), "set_find"))
+    baseline = _with_scores(found.variants[0], set_choose=0.3)
+    assert finding(found.variants[1], baseline) == "recall"
+    assert finding(partly(variant("w2", 0.16, 0.5), "set_find"), baseline) == "most"
+    assert finding(variant("w2", 0.16, 0.5), baseline) == "recall"  # of all tasks that is little
+
+
+def test_what_full_precision_guesses_on_the_answered_tasks_cannot_be_lost():
+    found = results(partly(variant("w2", 0.3, 0.0), "set_find"))
+    baseline = _with_scores(found.variants[0], set_choose=0.02)
+    assert finding(found.variants[1], baseline) == "unknown"
+    assert finding(variant("w2", 0.3, 0.0), baseline) == "reading"
 
 
 def test_an_interval_with_zero_is_never_a_difference():
@@ -52,9 +111,10 @@ def test_what_full_precision_guesses_cannot_be_lost():
 
 
 def test_the_harmless_come_first_and_controls_do_not_count():
-    found = results(variant("w2", 0.8, 0.7), variant("w4"), variant("k2", 0.3), variant("random", 0.5, role="control"))
+    shown = (variant("w2", 0.8, 0.7), variant("up", 0.0, -0.2), variant("w4"), variant("k2", 0.3))
+    found = results(*shown, variant("random", 0.5, role="control"))
     parts = [([each.name for each in chosen], word) for chosen, word in headline_parts(found)]
-    assert parts == [(["w4"], "nothing"), (["k2"], "reading"), (["w2"], "most")]
+    assert parts == [(["w4"], "nothing"), (["up"], "recall gained"), (["k2"], "reading"), (["w2"], "most")]
 
 
 @pytest.mark.parametrize(

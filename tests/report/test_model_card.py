@@ -3,7 +3,7 @@ from markdown_it import MarkdownIt
 
 from mvquant.errors import UnknownNameError
 from mvquant.report.model_card import model_card_section, plain
-from tests.report.comparisons import HOSTILE, hostile_results, results
+from tests.report.comparisons import HOSTILE, around, hostile_results, partly, results, variant
 
 
 def texts(markdown, kind="inline"):
@@ -29,6 +29,27 @@ def test_only_variants_and_controls_have_a_card():
         model_card_section(results(), "w33")
     with pytest.raises(UnknownNameError):
         model_card_section(results(), "full precision")
+
+
+def test_both_models_are_shown_over_the_tasks_that_were_answered():
+    found = results(partly(variant("w3", 0.4), "set_find"))
+    scores = {**found.variants[0].tasks}
+    scores["set_choose"] = scores["set_choose"].model_copy(update={"corrected": around(0.7)})
+    baseline = found.variants[0].model_copy(update={"tasks": scores})
+    card = model_card_section(found.model_copy(update={"variants": (baseline, found.variants[1])}), "w3")
+    cells = [token.content for token in texts(card)]
+    row = cells.index("reading")
+    assert cells[row : row + 4] == ["reading", "70.0", "50.0", "40.0 [36.0, 44.0]"]
+    assert "- Reading is the mean of 1 of 2 tasks only, for both models." in card
+    assert "Recall is the mean" not in card
+
+
+def test_what_full_precision_did_not_answer_is_told():
+    found = results(variant("w3", 0.4))
+    card = model_card_section(
+        found.model_copy(update={"variants": (partly(found.variants[0], "set_find"), found.variants[1])}), "w3"
+    )
+    assert "- Full precision answered 1 of 2 tasks of reading; what is lost is over these." in card
 
 
 def test_hostile_names_stay_text():

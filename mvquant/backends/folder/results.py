@@ -44,7 +44,7 @@ class PackedFolder:
             raise BackendError(f"{folder}: the package has saved no safetensors there")
         self.names = frozenset(self._files)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        self.method: str = layout(config.get("quantization_config", {}))
+        self.method: str = layout(config.get("quantization_config") or {})
         if self.method not in ("gptq", "awq"):
             raise BackendError(f"{folder}: layout {self.method!r} is neither gptq nor awq")
 

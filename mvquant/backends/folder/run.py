@@ -125,14 +125,23 @@ def require_backend_fit(plan: Plan, view: ModelView) -> None:
         PlanError: something else; every mistake with the way out.
     """
     backend = FOLDER_BACKENDS[plan.recipe.method.backend]
+    require_family(backend, view)
+    mistakes = list(dict.fromkeys(backend.mistakes(plan, view)))
+    if mistakes:
+        raise PlanError(f"backend {backend.name} cannot do this:\n  - " + "\n  - ".join(mistakes))
+
+
+def require_family(backend: FolderBackend, view: ModelView) -> None:
+    """Refuse a family that a package does not know.
+
+    Raises:
+        UnsupportedModelError: with those that it knows.
+    """
     if view.family not in backend.families:
         known = ", ".join(name for name in FAMILIES if name in backend.families)
         raise UnsupportedModelError(
             f"backend {backend.name} does not quantize {view.family} models (it does: {known}); use another backend"
         )
-    mistakes = list(dict.fromkeys(backend.mistakes(plan, view)))
-    if mistakes:
-        raise PlanError(f"backend {backend.name} cannot do this:\n  - " + "\n  - ".join(mistakes))
 
 
 def make_job(plan: Plan, view: ModelView, place: Path) -> Job:

@@ -17,6 +17,9 @@ from mvquant.backends.replaced import replaced
 from mvquant.method_settings import Awq, Gptq
 from mvquant.scheme import WeightScheme
 
+NOT_INVERTED = 999999999.0
+"""What the package gives as the loss of a matrix that it could not do, and rounded to nearest instead."""
+
 
 def quantize(job: Job) -> list[ModuleRecord]:
     """Quantize a model with GPTQ or AWQ and save it in the classic format."""
@@ -148,7 +151,20 @@ def _records(job: Job, said: Mapping[str, list[Mapping[str, Any]]]) -> Iterator[
                 error=_number(row.get("loss")),
                 damping=_number(row.get("damp")),
                 tokens=None if (tokens := _number(row.get("samples"))) is None else int(tokens),
+                note=_note(job, row),
             )
+
+
+def _note(job: Job, row: Mapping[str, Any]) -> str | None:
+    """Say what became of a Hessian that could not be inverted as it was: the package goes on without a word."""
+    if not isinstance(job.method, Gptq):
+        return None
+    damping = _number(row.get("damp"))
+    if _number(row.get("loss")) == NOT_INVERTED:
+        return "rounded to nearest: its Hessian cannot be inverted, whatever the damping"
+    if damping is not None and damping > round(job.method.damping, 5):  # its table has five decimals
+        return f"damping raised from {job.method.damping:g} to {damping:g} to invert its Hessian"
+    return None
 
 
 def _number(text: Any) -> float | None:  # noqa: ANN401 - a cell of the package's table

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mvquant.comparison import ComparisonResults, Contrast, VariantResult
-from mvquant.evaluation import Estimate
-from mvquant.evaluation.paired_tests import SIGNIFICANCE
-from mvquant.report.findings import Finding, guessed, headline_parts, spending, verdict
+from mvquant.evaluation import Estimate, Knowledge
+from mvquant.report.findings import Finding, guessed, headline_parts, spending, turned, verdict
+from mvquant.report.gains import JudgedGains, judged_gains
 from mvquant.report.html.marks import SIGNS
 from mvquant.report.html.words import MINUS, limits, points
 
@@ -14,11 +14,16 @@ _READING, _RECALL = "reading (answers in the prompt)", "recall (answers in the w
 
 _WORDS: dict[Finding, tuple[str, str]] = {
     "nothing": ("loses", "nothing that these items show"),
+    "recall gained": ("gains", "recall without a loss of reading that these items show"),
+    "reading gained": ("gains", "reading without a loss of recall that these items show"),
+    "apart": ("does", "better at one of reading and recall than at the other, but neither changes clearly by itself"),
     "alike": ("loses", "some, reading and recall alike as far as these items tell"),
     "reading": ("loses", "more reading than recall"),
     "recall": ("loses", "more recall than reading"),
     "most": ("loses", "most of both"),
 }
+
+_PLURAL = {"loses": "lose", "gains": "gain", "does": "do"}
 
 _NAMED = 4
 
@@ -28,7 +33,8 @@ def headline(results: ComparisonResults) -> str:
     baseline = results.variants[0]
     if found := guessed(baseline):
         return (
-            f"Full precision itself is no better than a guess at {_both(found)}: what is lost of that cannot be told."
+            f"Full precision itself is not clearly better than a guess at {_both(found)} on these items: "
+            "what is lost of that cannot be told."
         )
     parts = list(headline_parts(results))
     count = sum(len(chosen) for chosen, _ in parts)
@@ -45,11 +51,11 @@ def _part(chosen: Sequence[VariantResult], word: Finding) -> str:
     names = [each.name for each in chosen]
     shown = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
     verb, what = _WORDS[word]
-    said = f"{len(names)} ({shown}) {verb if len(names) == 1 else verb.removesuffix('s')} {what}"
+    said = f"{len(names)} ({shown}) {verb if len(names) == 1 else _PLURAL[verb]} {what}"
     gaps = [gap for each in chosen if (gap := each.contextual_minus_parametric) is not None]
     if word not in ("reading", "recall"):
         return said
-    widest = _turned(max(gaps, key=lambda gap: abs(gap.value)))
+    widest = turned(max(gaps, key=lambda gap: abs(gap.value)))
     by = "by" if len(names) == 1 else "by up to"
     return f"{said}, {by} {points(widest.value)} points ({limits(widest)})"
 
@@ -108,38 +114,50 @@ def _sentence(variant: VariantResult, baseline: VariantResult) -> Sentence:
 def _changed(drop: Estimate) -> str:
     doubt = ", no clear change" if drop.includes_zero else ""
     if points(drop.value).startswith(MINUS):
-        return f"gained {points(-drop.value)} points ({limits(_turned(drop))}{doubt})"
+        return f"gained {points(-drop.value)} points ({limits(turned(drop))}{doubt})"
     return f"lost {points(drop.value)} points ({limits(drop)}{doubt})"
 
 
-def _turned(estimate: Estimate) -> Estimate:
-    """Turn a loss below zero into a gain."""
-    if estimate.value >= 0:
-        return estimate
-    return Estimate(value=-estimate.value, low=-estimate.high, high=-estimate.low)
-
-
 def control_sentences(results: ComparisonResults) -> list[str]:
-    """For each variant with controls: which of them it beats, and which beat it, at the same bytes."""
-    names = dict.fromkeys(contrast.variant for contrast in results.contrasts)
-    return [_against(name, results) for name in names]
+    """For each variant with controls: what it does better than which of them, and worse, at the same bytes."""
+    found = judged_gains(results)
+    names = dict.fromkeys(each.contrast.variant for each in found)
+    return [_against(name, [each for each in found if each.contrast.variant == name], results) for name in names]
 
 
-def _against(name: str, results: ComparisonResults) -> str:
-    contrasts = [each for each in results.contrasts if each.variant == name]
-    clear = [each for each in contrasts if each.p_holm < SIGNIFICANCE]
-    better = [_control(each, results) for each in clear if each.better > each.worse]
-    worse = [_control(each, results) for each in clear if each.better < each.worse]
-    unequal = any(spending(each, results) for each in contrasts)
-    many = f"{len(contrasts)} {'controls' if unequal else 'other ways to spend its bytes'}"
-    ways = many if len(contrasts) > 1 else "its control"
-    if not better and not worse:
-        return f"Against {ways}, {name} answers no differently, as far as these items tell."
-    parts = [f"better than {', '.join(better)}"] if better else []
-    parts += [f"worse than {', '.join(worse)}"] if worse else []
-    rest = len(contrasts) - len(better) - len(worse)
-    alike = f"; {rest} cannot be told apart" if rest else ""
-    return f"Against {ways}, {name} answers {' and '.join(parts)}{alike}."
+def _against(name: str, found: Sequence[JudgedGains], results: ComparisonResults) -> str:
+    unequal = any(spending(each.contrast, results) for each in found)
+    many = f"{len(found)} {'controls' if unequal else 'other ways to spend its bytes'}"
+    ways = many if len(found) > 1 else "its control"
+    clauses = [said for group, verb in _VERBS.items() if (said := _clause(group, verb, found, results))]
+    if not clauses:
+        asked = [verb for group, verb in _VERBS.items() if any(group in each.p for each in found)]
+        alike = f"Against {ways}, {name} {' and '.join(asked)} no differently, as far as these items tell"
+        return f"{alike}{_doubt(found)}."
+    rest = [each for each in found if not each.differs]
+    alike = f"; {len(rest)} cannot be told apart{_doubt(rest)}" if rest else ""
+    return f"Against {ways}, {name} {'; it '.join(clauses)}{alike}."
+
+
+_VERBS: dict[Knowledge, str] = {"contextual": "reads", "parametric": "recalls"}
+
+
+def _clause(group: Knowledge, verb: str, found: Sequence[JudgedGains], results: ComparisonResults) -> str:
+    sides = {
+        word: [_control(each.contrast, results) for each in found if each.clear(group) == word]
+        for word in ("better", "worse")
+    }
+    said = " and ".join(f"{word} than {', '.join(controls)}" for word, controls in sides.items() if controls)
+    return f"{verb} {said}" if said else ""
+
+
+def _doubt(found: Sequence[JudgedGains]) -> str:
+    """Why an interval without zero in the table is no difference here."""
+    count = sum(each.in_doubt for each in found)
+    if not count:
+        return ""
+    which = "one interval excludes" if count == 1 else f"{count} intervals exclude"
+    return f" ({which} zero, but that may be chance among so many)"
 
 
 def _control(contrast: Contrast, results: ComparisonResults) -> str:

@@ -1,5 +1,6 @@
 """Points lost in reading and in recall, with intervals: one strip for each variant, all on one scale."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -11,6 +12,7 @@ from mvquant.report.html.marks import SIGNS, interval
 from mvquant.report.html.material import Material
 from mvquant.report.html.svg import Scale, across, element, joined, scale_over, vertical
 from mvquant.report.html.words import number, with_limits
+from mvquant.report.partial import tasks_of
 
 HEIGHT = 44.0
 _PLACES: dict[Knowledge, float] = {"contextual": 15.0, "parametric": 31.0}
@@ -23,7 +25,7 @@ class Strip:
 
     Attributes:
         name: of the variant.
-        detail: its bits, and what it is a control of.
+        detail: its bits, whether it is a control, and groups of which it answered only some tasks.
         control: drawn more quietly.
         losses: by the words for people, as text.
         plot: the picture; it says nothing that `losses` does not.
@@ -52,7 +54,13 @@ def loss_chart(material: Material) -> LossChart | None:
     ends = [100 * end for variant in drawn for drop in _drops(variant).values() for end in (drop.low, drop.high)]
     scale = scale_over([0.0, *ends], _LEAST_SPAN)
     keys_differ = differing_keys(material.results.variants)
-    return LossChart(tuple(_strip(variant, scale, keys_differ=keys_differ) for variant in drawn), _axis(scale))
+    strips = (_strip(variant, scale, _parts(variant, material), keys_differ=keys_differ) for variant in drawn)
+    return LossChart(tuple(strips), _axis(scale))
+
+
+def _parts(variant: VariantResult, material: Material) -> list[str]:
+    found = {sign: tasks_of(variant, material.results, group) for group, sign in SIGNS.items()}
+    return [f"{sign} of {said}" for sign, said in found.items() if said]
 
 
 def _drops(variant: VariantResult) -> dict[Knowledge, Estimate]:
@@ -64,7 +72,7 @@ def _drops(variant: VariantResult) -> dict[Knowledge, Estimate]:
     return found
 
 
-def _strip(variant: VariantResult, scale: Scale, *, keys_differ: bool) -> Strip:
+def _strip(variant: VariantResult, scale: Scale, parts: Sequence[str], *, keys_differ: bool) -> Strip:
     drops = _drops(variant)
     marks = [interval(drop, scale, _PLACES[group], group) for group, drop in drops.items()]
     bits = "" if variant.bits_per_weight is None else f"{number(variant.bits_per_weight, 2)} bits per weight"
@@ -72,7 +80,7 @@ def _strip(variant: VariantResult, scale: Scale, *, keys_differ: bool) -> Strip:
     control = "control" if variant.role == "control" else ""
     return Strip(
         name=variant.name,
-        detail=", ".join(part for part in (bits, keys, control) if part),
+        detail=", ".join(part for part in (bits, keys, control, *parts) if part),
         control=variant.role == "control",
         losses={SIGNS[group]: with_limits(drop) for group, drop in drops.items()},
         plot=element("svg", _grid(scale, HEIGHT), *marks, class_="plot", height=HEIGHT, aria_hidden="true"),

@@ -50,6 +50,7 @@ def html_report(material: Material) -> str:
             matrix=task_matrix(material),
             figures=figure_table(material),
             flips=packed_flips(material),
+            answered=sum(bool(each.tasks) for each in results.variants),
             massive=massive_maps(material.analysis, material.stats),
             plans=plan_views(material),
             origins=[each for each in results.variants if each.role != "again"],

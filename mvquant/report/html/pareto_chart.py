@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from mvquant.comparison import VariantResult
+from mvquant.comparison import ComparisonResults, VariantResult
 from mvquant.evaluation import Estimate, Knowledge
 from mvquant.report.html.labels import Box, Spot, place_names
 from mvquant.report.html.marks import SIGNS
@@ -17,6 +17,7 @@ from mvquant.report.html.material import Material
 from mvquant.report.html.pareto_axes import BOTTOM, HEIGHT, Axes, axes_over, grid
 from mvquant.report.html.svg import at, element, horizontal, joined, vertical
 from mvquant.report.html.words import number, points, with_limits
+from mvquant.report.partial import tasks_of
 
 RADIUS = {"variant": 5.5, "control": 4.0}
 
@@ -26,12 +27,13 @@ WIDTHS = {"narrow": 250.0, "wide": 380.0}
 
 @dataclass(frozen=True)
 class Point:
-    """One variant in one panel; `label` is the same in all panels."""
+    """One variant in one panel; `label` is the same in all panels, `part` says of how many tasks if not of all."""
 
     label: int
     variant: VariantResult
     bits: float
     kept: Estimate
+    part: str = ""
 
     @property
     def kind(self) -> str:
@@ -58,11 +60,12 @@ class Panel:
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the list beside a chart."""
+    """One line of the list beside a chart; `part` names groups of which only some tasks were answered."""
 
     variant: VariantResult
     bits: str
     best: str
+    part: str
 
 
 @dataclass(frozen=True)
@@ -89,14 +92,13 @@ def pareto_charts(material: Material) -> list[ParetoChart]:
     of the cache. Accuracies are chance-corrected means over tasks. The panels of a chart share their scales.
     """
     numbered = dict(enumerate(material.compared, start=1))
-    charts = (_chart(material.baseline, numbered, what, bits) for what, bits in _COSTS.items())
+    charts = (_chart(material.results, numbered, what, bits) for what, bits in _COSTS.items())
     return [chart for chart in charts if chart is not None]
 
 
-def _chart(baseline: VariantResult, numbered: dict[int, VariantResult], what: str, bits: Bits) -> ParetoChart | None:
-    panels: dict[Knowledge, list[Point]] = {
-        group: list(_points(numbered, group, bits, bits(baseline))) for group in SIGNS
-    }
+def _chart(results: ComparisonResults, numbered: dict[int, VariantResult], what: str, bits: Bits) -> ParetoChart | None:
+    baseline = results.variants[0]
+    panels: dict[Knowledge, list[Point]] = {group: list(_points(results, numbered, group, bits)) for group in SIGNS}
     shown = [point for chosen in panels.values() for point in chosen]
     if not shown:
         return None
@@ -104,28 +106,44 @@ def _chart(baseline: VariantResult, numbered: dict[int, VariantResult], what: st
     ends = [value for point in shown for value in (point.kept.low, point.kept.high)]
     axes = axes_over([point.bits for point in shown], [*ends, *(each.value for each in base.values())])
     drawn = tuple(_panel(chosen, group, base.get(group), axes, what) for group, chosen in panels.items() if chosen)
-    entries = {point.label: _entry(point, drawn) for point in shown}
+    parts = {label: _parts(label, panels) for label in numbered}
+    entries = {point.label: _entry(point, drawn, parts[point.label]) for point in shown}
     return ParetoChart(what, drawn, dict(sorted(entries.items())))
 
 
 def _points(
-    numbered: dict[int, VariantResult], group: Knowledge, bits: Bits, unrounded: float | None
+    results: ComparisonResults, numbered: dict[int, VariantResult], group: Knowledge, bits: Bits
 ) -> Iterator[Point]:
+    unrounded = bits(results.variants[0])
     for label, variant in numbered.items():
         found = bits(variant)
         if group in variant.groups and found is not None and found != unrounded:
-            yield Point(label, variant, found, variant.groups[group].corrected)
+            yield Point(label, variant, found, variant.groups[group].corrected, tasks_of(variant, results, group))
 
 
-def _entry(point: Point, panels: Sequence[Panel]) -> Entry:
+def _parts(label: int, panels: dict[Knowledge, list[Point]]) -> str:
+    parts = (
+        f"{SIGNS[group]} of {point.part}"
+        for group, points in panels.items()
+        for point in points
+        if point.label == label and point.part
+    )
+    return ", ".join(parts)
+
+
+def _entry(point: Point, panels: Sequence[Panel], part: str) -> Entry:
     best = [SIGNS[panel.knowledge] for panel in panels if point.variant.name in panel.best]
-    return Entry(point.variant, number(point.bits, 2), " and ".join(best))
+    return Entry(point.variant, number(point.bits, 2), " and ".join(best), part)
 
 
 def frontier(shown: Sequence[Point]) -> list[Point]:
-    """Return the points that no other beats in bits and accuracy, from few bits to many."""
+    """Return the points that no other beats in bits and accuracy, from few bits to many.
+
+    Means over a part of the tasks neither beat others nor are among the best.
+    """
     best: list[Point] = []
-    for point in sorted(shown, key=lambda point: (point.bits, -point.kept.value)):
+    complete = [point for point in shown if not point.part]
+    for point in sorted(complete, key=lambda point: (point.bits, -point.kept.value)):
         if not best or point.kept.value > best[-1].kept.value:
             best.append(point)
     return best
@@ -186,7 +204,7 @@ def _mark(point: Point, group: Knowledge, axes: Axes, spots: dict[str, Spot | No
     side = Spot(-10.0, 4.0, "end") if axes.x(point.bits) > 0.5 else Spot(10.0, 4.0, "start")
     mark = element(
         "g",
-        element("title", f"{name}: {number(point.bits, 2)} bits, {with_limits(point.kept)} %"),
+        element("title", f"{name}: {number(point.bits, 2)} bits, {with_limits(point.kept)} %{_of(point.part)}"),
         element("line", x1=0, x2=0, class_=f"span {SIGNS[group]}", **ends),
         _body(group, point.kind),
         *(_text(name, spot, f"name {size}") for size, spot in spots.items() if spot is not None),
@@ -195,6 +213,10 @@ def _mark(point: Point, group: Knowledge, axes: Axes, spots: dict[str, Spot | No
         data_label=str(point.label),
     )
     return at(axes.x(point.bits), y, mark)
+
+
+def _of(part: str) -> str:
+    return f" of {part}" if part else ""
 
 
 def _text(name: str, spot: Spot, class_: str) -> Markup:

@@ -3,14 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mvquant.comparison import ComparisonResults, Contrast, VariantResult
+from mvquant.comparison import ComparisonResults, VariantResult
 from mvquant.evaluation import Estimate, Knowledge
-from mvquant.evaluation.paired_tests import SIGNIFICANCE
 from mvquant.report.comparison_table import differing_keys, p_value
 from mvquant.report.findings import spending
+from mvquant.report.gains import JudgedGains, judged_gains
 from mvquant.report.html.marks import SIGNS
 from mvquant.report.html.material import Material
 from mvquant.report.html.words import MINUS, NOTHING, limits, number, points, size, small
+from mvquant.report.partial import is_partial, tasks_of
 
 
 @dataclass(frozen=True)
@@ -64,29 +65,45 @@ class Table:
         return spans if any(column.group for column in self.columns) else []
 
 
-def _estimate(estimate: Estimate | None) -> Cell:
-    return Cell(NOTHING) if estimate is None else Cell(points(estimate.value), estimate.value, limits(estimate))
+def _estimate(estimate: Estimate | None, part: str = "", mark: str = "") -> Cell:
+    if estimate is None:
+        return Cell(NOTHING)
+    note = f"{limits(estimate)}; {part}" if part else limits(estimate)
+    return Cell(points(estimate.value), estimate.value, note, mark)
 
 
-def _kept(group: Knowledge) -> Callable[[VariantResult], Cell]:
-    return lambda each: _estimate(each.groups[group].corrected if group in each.groups else None)
+_Figure = Callable[[VariantResult], Cell]
 
-
-def _lost(group: Knowledge) -> Callable[[VariantResult], Cell]:
-    return lambda each: _estimate(each.groups[group].drop if group in each.groups else None)
-
-
-_VARIANT_COLUMNS: dict[Column, Callable[[VariantResult], Cell]] = {
+_SIZE_COLUMNS: dict[Column, _Figure] = {
     Column("bits/weight", numeric=True, title="scales, zero points and row indices included"): lambda each: Cell(
         number(each.bits_per_weight, 2), each.bits_per_weight
     ),
     Column("on disk", numeric=True, title="all tensors"): lambda each: Cell(size(each.bytes), each.bytes),
-    Column("kept", numeric=True, group="reading"): _kept("contextual"),
-    Column("lost", numeric=True, group="reading"): _lost("contextual"),
-    Column("kept", numeric=True, group="recall"): _kept("parametric"),
-    Column("lost", numeric=True, group="recall"): _lost("parametric"),
-    Column(f"lost, reading {MINUS} recall", numeric=True): lambda each: _estimate(each.contextual_minus_parametric),
 }
+
+
+def _score_columns(results: ComparisonResults) -> dict[Column, _Figure]:
+    """What was kept and lost of each group, and of how many of its tasks where not all were answered."""
+
+    def kept(group: Knowledge) -> _Figure:
+        return lambda each: _estimate(
+            each.groups[group].corrected if group in each.groups else None, tasks_of(each, results, group)
+        )
+
+    def lost(group: Knowledge) -> _Figure:
+        return lambda each: _estimate(
+            each.groups[group].drop if group in each.groups else None, tasks_of(each, results, group)
+        )
+
+    columns: dict[Column, _Figure] = {}
+    for group, sign in SIGNS.items():
+        columns[Column("kept", numeric=True, group=sign)] = kept(group)
+        columns[Column("lost", numeric=True, group=sign)] = lost(group)
+    gap = Column(f"lost, reading {MINUS} recall", numeric=True)
+    columns[gap] = lambda each: _estimate(
+        each.contextual_minus_parametric, "some tasks" if is_partial(each, results) else ""
+    )
+    return columns
 
 
 _KEY_COLUMN = Column("bits/cached key", numeric=True, title="over the training context, everything counted")
@@ -99,7 +116,7 @@ def _key_bits(each: VariantResult) -> Cell:
 def variant_table(material: Material) -> Table:
     """Size, what was kept and what was lost, of every model."""
     variants = material.results.variants
-    cells = dict(_VARIANT_COLUMNS)
+    cells = _SIZE_COLUMNS | _score_columns(material.results)
     if differing_keys(variants):
         first, *rest = cells.items()
         cells = dict([first, (_KEY_COLUMN, _key_bits), *rest])
@@ -162,7 +179,7 @@ def text_table(material: Material) -> Table | None:
 
 def contrast_table(results: ComparisonResults) -> Table | None:
     """What else the same bytes buy; None without controls."""
-    rows = [_contrast(each, results) for each in results.contrasts]
+    rows = [_contrast(each, results) for each in judged_gains(results)]
     columns = (
         Column("variant"),
         Column("against"),
@@ -173,21 +190,29 @@ def contrast_table(results: ComparisonResults) -> Table | None:
             for sign in SIGNS.values()
         ),
         Column("better / worse", numeric=True, title="items that only the variant, only the control got right"),
-        Column("p", numeric=True, title="McNemar's exact test over all items, Holm-adjusted over these rows"),
+        *(
+            Column(
+                f"p, {sign}", numeric=True, title="of that gain, by its interval; Holm-adjusted over both of all rows"
+            )
+            for sign in SIGNS.values()
+        ),
     )
     return Table("The same bytes, spent in another way", columns, tuple(rows)) if rows else None
 
 
-def _contrast(each: Contrast, results: ComparisonResults) -> tuple[Cell, ...]:
-    clear = each.p_holm < SIGNIFICANCE
-    mark = ("better" if each.better > each.worse else "worse") if clear else ""
+def _contrast(found: JudgedGains, results: ComparisonResults) -> tuple[Cell, ...]:
+    each = found.contrast
     spent = spending(each, results)
     return (
         Cell(each.variant),
         Cell(each.control, note=f"takes {spent} bytes" if spent else ""),
         Cell(number(each.extra_bytes, 0), each.extra_bytes),
         Cell(number(each.extra_cached_bits, 2), each.extra_cached_bits),
-        *(_estimate(each.gains.get(group)) for group in SIGNS),
-        Cell(f"{each.better} / {each.worse}", each.better - each.worse, mark=mark),
-        Cell(p_value(each.p_holm), each.p_holm),
+        *(_estimate(each.gains.get(group), mark=found.clear(group)) for group in SIGNS),
+        Cell(f"{each.better} / {each.worse}", each.better - each.worse),
+        *(_p_cell(found.p.get(group)) for group in SIGNS),
     )
+
+
+def _p_cell(p: float | None) -> Cell:
+    return Cell(NOTHING) if p is None else Cell(p_value(p), p)

@@ -2,9 +2,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from mvquant.method_settings import Rtn
+from mvquant.backends.folder.job import Job
+from mvquant.backends.gptqmodel.quantize import _records
+from mvquant.method_settings import Gptq, Rtn
 from mvquant.methods import apply_plan
 from mvquant.quant import round_to_nearest
+from mvquant.scheme import WeightScheme
 from tests.backends.folder.packages import Runs, bases_equal, run_package
 from tests.tiny_models import tiny_tokens
 
@@ -115,3 +118,19 @@ def test_every_module_is_in_the_log(runs):
 def test_every_layer_is_reported(runs):
     log = (runs.folder / "package.log").read_text(encoding="utf-8")
     assert log.count("mvquant-progress 2 2 model.layers.1") == len(CASES)
+
+
+def test_what_the_package_does_with_a_singular_hessian_is_said(tmp_path):
+    """It only writes numbers into its table: another damping, or the loss of a matrix that it could not do."""
+    files = {name: tmp_path / name for name in ("source", "tokens", "out", "seen", "records")}
+    method, layers = Gptq(backend="gptqmodel", damping=0.0123456), ("layers.0",)
+    job = Job(**files, dtype="bfloat16", method=method, scheme=WeightScheme(bits=4), layers=layers)
+    told = [("0.0020", "0.01235"), ("0.0020", "0.06235"), ("999999999.0000000000", "1.00000")]
+    rows = [
+        {"layer": 0, "module": f"m{number}", "loss": loss, "samples": "256", "damp": damping, "time": "0.1"}
+        for number, (loss, damping) in enumerate(told)
+    ]
+    fine, raised, failed = (record.note for record in _records(job, {"gptq": rows}))
+    assert fine is None
+    assert raised == "damping raised from 0.0123456 to 0.06235 to invert its Hessian"
+    assert failed == "rounded to nearest: its Hessian cannot be inverted, whatever the damping"

@@ -111,6 +111,24 @@ def test_what_is_not_there_is_left_out_cleanly():
     assert not linked & {"#losses", "#contrasts", "#text", "#inside"}
 
 
+def test_links_to_flips_say_all_that_is_seen_and_where_they_lead(whole):
+    """A label would hide what stands in the link, such as that a difference is significant."""
+    page = Page(whole)
+    jumps = [each for each in page.all("a") if each.get("class") == "jump"]
+    assert jumps
+    assert not any("aria-label" in each for each in jumps)
+    words = " ".join(" ".join(text for path, text in page.texts if "a" in path).split())
+    assert re.search(r"62.0 ▼\s+significantly worse .30 \+2 ; show the flips of w3 on set_find", words)
+
+
+def test_without_answers_nobody_says_that_all_are_alike():
+    failed = variant("w2", tasks={}, groups={}, contextual_minus_parametric=None)
+    failed = failed.model_copy(update={"tasks": {}})
+    words = Page(html_report(Material(results(failed)))).words()
+    assert "None can be told: there are no answers of two models to compare." in words
+    assert "every model answered every item alike" not in words
+
+
 def test_a_variant_that_failed_is_named_with_its_reason():
     failed = variant(
         "w2",

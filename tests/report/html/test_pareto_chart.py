@@ -3,7 +3,7 @@ from hypothesis import strategies as st
 
 from mvquant.report.html.material import Material
 from mvquant.report.html.pareto_chart import WIDTHS, Point, frontier, pareto_charts
-from tests.report.comparisons import around, results, variant
+from tests.report.comparisons import around, partly, results, variant
 from tests.report.html.pages import Page
 
 PLACES = st.lists(st.tuples(st.floats(2.5, 14), st.floats(0, 1)), min_size=1, max_size=8)
@@ -40,6 +40,19 @@ def test_the_best_are_named():
     (chart,) = pareto_charts(Material(cheap))
     assert chart.panels[0].best == {"cheap"}
     assert [entry.best for entry in chart.entries.values()] == ["reading and recall", ""]
+
+
+def test_a_mean_over_some_tasks_beats_nothing_and_is_told():
+    found = results(partly(variant("easy", 0.0, bits=3.0), "set_find"), variant("w4", 0.1, bits=4.0))
+    (chart,) = pareto_charts(Material(found))
+    reading, recall = chart.panels
+    assert (reading.best, recall.best) == ({"w4"}, {"easy"})
+    assert [entry.part for entry in chart.entries.values()] == ["reading of 1 of 2 tasks", ""]
+    assert "per cent" in str(reading.plot)
+    titles = [text for path, text in Page(str(reading.plot)).texts if path[-1] == "title"]
+    assert [title.endswith("% of 1 of 2 tasks") for title in titles] == [False, True][
+        :: 1 if titles[0][0] == "w" else -1
+    ]
 
 
 def test_without_sizes_there_is_no_chart():

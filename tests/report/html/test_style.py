@@ -51,6 +51,14 @@ def test_marks_stand_out_and_so_do_their_numbers(scheme):
         assert contrast(colours[mark], colours["inside"]) >= 4.5
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("ground", ["ground", "raised", "hover"])
+def test_lines_that_mean_something_stand_out(scheme, ground):
+    """Borders of fields and the line of what nothing beats: WCAG 2.2, 1.4.11."""
+    colours = palette(scheme)
+    assert contrast(colours["strong"], colours[ground]) >= 3
+
+
 # Machado, Oliveira & Fernandes 2009, severity 1.0, on linear RGB.
 PROTANOPIA = ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998))
 DEUTERANOPIA = ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881))

@@ -1,7 +1,7 @@
 from mvquant.report.html.material import Material
 from mvquant.report.html.tables import contrast_table, text_table, variant_table
 from mvquant.report.html.task_tables import figure_table, task_matrix
-from tests.report.comparisons import contrast, results, task_score, variant
+from tests.report.comparisons import contrast, partly, results, task_score, variant
 
 MATERIAL = Material(results())
 
@@ -41,6 +41,12 @@ def test_the_noise_floor_is_in_the_sizes_but_not_in_the_matrix():
     assert [row[0].text for row in task_matrix(material).rows] == ["full precision", "w3"]
 
 
+def test_a_mean_over_some_tasks_says_of_how_many():
+    rows = variant_table(Material(results(partly(variant("w3", 0.1), "set_find")))).rows
+    parts = [[cell.note.partition("; ")[2] for cell in row[3:8]] for row in rows]
+    assert parts == [[""] * 5, ["1 of 2 tasks", "1 of 2 tasks", "", "", "some tasks"]]
+
+
 def test_running_text_is_left_out_where_none_was_read():
     table = text_table(MATERIAL)
     assert [row[0].text for row in table.rows] == ["full precision", "w3"]
@@ -53,8 +59,11 @@ def test_running_text_is_left_out_where_none_was_read():
 
 def test_contrasts_are_marked_only_where_significant():
     assert contrast_table(results(variant("w3"))) is None
-    pair = (contrast("w3", "a"), contrast("w3", "b", better=1, worse=30, p_holm=0.001))
+    pair = (contrast("w3", "a"), contrast("w3", "b", -0.3, 0.2))
     controls = [variant(name, role="control", control_of=("w3",)) for name in ("a", "b")]
     table = contrast_table(results(variant("w3"), *controls, contrasts=pair))
-    assert [row[6].mark for row in table.rows] == ["", "worse"]
+    assert [[row[place].mark for place in (4, 5)] for row in table.rows] == [["", ""], ["worse", "better"]]
+    assert [column.name for column in table.columns][-2:] == ["p, reading", "p, recall"]
+    assert [cell.text for cell in table.rows[1][-2:]] == ["<0.001", "<0.001"]
+    assert [cell.text for cell in table.rows[0][-2:]] == ["1.000", "1.000"]
     assert table.rows[0][2].text == "1,536"
