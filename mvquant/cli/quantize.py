@@ -58,7 +58,6 @@ def quantize(
     """
     if plan is not None and (scheme, recipe, calibration) != (None, None, None):
         raise ConfigError("command line", ["--plan decides everything: leave --scheme, --recipe and --calibration"])
-    chosen = None if plan else chosen_recipe(scheme, recipe, calibration)
     pipeline.check_writable(output, overwrite=overwrite)
     started = time.monotonic()
     with pipeline.joined_processes(device) as processes:
@@ -70,7 +69,10 @@ def quantize(
             processes=processes,
         )
         opened = pipeline.open_model(model)
-        made = load_plan(plan) if plan else _planned(model, chosen, opened, place, output)
+        if plan:
+            made = load_plan(plan)
+        else:
+            made = _planned(model, chosen_recipe(scheme, recipe, calibration), opened, place, output)
         with _work_kept(output), progress_bar("quantizing", shown=first) as progress:
             pipeline.quantize(
                 opened,
