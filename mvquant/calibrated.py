@@ -191,9 +191,7 @@ def calibrated_weights(
 def _on_cpu(place: Workplace, method: MethodSettings, say: Note) -> Workplace:
     """Packages for whole models are run on the CPU, and the log is to say so."""
     if place.device != CPU:
-        say(
-            f"{method.backend} runs on the CPU here, not on {place.device}: the device is for methods that go by layers"
-        )
+        say(f"{method.backend} runs on the CPU, not on {place.device}, which is for methods that go by layers")
     return replace(place, device=CPU)
 
 
