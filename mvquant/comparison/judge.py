@@ -79,13 +79,13 @@ def _judge(each: Answered, first: Answered, order: Sequence[str], baseline: Base
 
 
 def _comparable(
-    tasks: Mapping[str, TaskResult], with_: Answered, name: str
+    tasks: Mapping[str, TaskResult], other: Answered, name: str
 ) -> tuple[dict[str, TaskResult], list[Failure]]:
     """Leave out tasks whose items are not those that another model answered, and say why."""
     found, failures = dict(tasks), list[Failure]()
-    for task in tasks.keys() & with_.tasks.keys():
+    for task in (name for name in tasks if name in other.tasks):
         try:
-            require_comparable(with_.tasks[task], tasks[task], (with_.variant.name, name))
+            require_comparable(other.tasks[task], tasks[task], (other.variant.name, name))
         except EvaluationError as error:
             del found[task]
             failures.append(Failure(part=task, message=str(error)))
