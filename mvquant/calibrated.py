@@ -16,6 +16,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from mvquant.arch import ModelView
+from mvquant.backends.folder.programs import WaitingProgram
 from mvquant.backends.folder.results import FolderResults
 from mvquant.backends.folder.run import FOLDER_BACKENDS, run_folder_backend
 from mvquant.calibration import few_tokens
@@ -59,12 +60,14 @@ class Workplace:
         device: that the model runs on.
         states_memory: bytes of hidden states between layers held in memory; what is beyond goes to disk.
         processes: those that share the calibration sequences.
+        waiting: the process of the method's package, if it was started before.
     """
 
     resume: bool = False
     device: torch.device = CPU
     states_memory: int = DEFAULT_LIMIT
     processes: SharedWork = ALONE
+    waiting: WaitingProgram | None = None
 
 
 HERE = Workplace()
@@ -175,12 +178,14 @@ def calibrated_weights(
     with opened_work(work, _fingerprint(made_with), resume=place.resume, processes=place.processes) as folder:
         if folder.finished:
             say(f"going on after layer {folder.finished} of {len(view.attentions)}")
+        elif folder.done:
+            say(f"going on: {plan.recipe.method.backend} has done its part, the checkpoint is left to write")
         results: StoredResults | FolderResults
         if by_layers:
             watched = _timed(progress, say, folder.finished)
             results = _run_layers(checkpoint, view, plan, batches, folder, place, watched)
         else:
-            results = run_folder_backend(checkpoint, view, plan, batches, folder.path, progress)
+            results = run_folder_backend(checkpoint, view, plan, batches, folder.package, progress, place.waiting)
         for sentence in warn_of(results.records):
             say(sentence)
         yield CalibratedWeights(results, log_text(made_with, results.records), versions)

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from mvquant import report
 from mvquant.analysis import Analysis, analyze
 from mvquant.calibrated import Workplace, work_folder
 from mvquant.checkpoint.folder import open_checkpoint
@@ -43,7 +44,6 @@ from mvquant.quantizing import (
     quantize,
 )
 from mvquant.recipe import Calibration
-from mvquant.report import write_analysis
 from mvquant.resources import resource_folder
 
 __all__ = [
@@ -76,7 +76,7 @@ def analyze_model(
     with staged_folder(out, overwrite=overwrite) as folder:
         stats = measure(model, opened, calibration, progress)
         analysis = analyze(opened.view, stats, ratio, model=model)
-        write_analysis(analysis, stats, folder)
+        report.write_analysis(analysis, stats, folder)
     return analysis
 
 

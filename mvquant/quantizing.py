@@ -1,6 +1,6 @@
 """From a model's folder to a plan and a quantized checkpoint: the first half of the way; `pipeline` has all of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from jaxtyping import Int64
@@ -41,10 +41,18 @@ DEFAULT_CORPUS = "Salesforce/wikitext:wikitext-2-raw-v1"
 
 @dataclass(frozen=True)
 class OpenModel:
-    """A model's folder and structure; no weight has been read."""
+    """A model's folder and structure; no weight has been read.
+
+    Attributes:
+        checkpoint: the folder.
+        view: the structure.
+        tokens: calibration sequences that were made for it, by what was asked for: planning and quantizing need the
+            same, and what there is to say of the text is said once.
+    """
 
     checkpoint: Checkpoint
     view: ModelView
+    tokens: dict[Calibration, list[Int64[Tensor, "1 length"]]] = field(default_factory=dict, compare=False, repr=False)
 
 
 def open_model(model: str) -> OpenModel:
@@ -90,13 +98,19 @@ def calibration_tokens(
     source = calibration.source
     if source == "auto":
         source = REFERENCE if model == REFERENCE else DEFAULT_CORPUS
-    split, column = calibration.split, calibration.column
+    named = calibration.model_copy(update={"source": source})
+    if named not in opened.tokens:
+        opened.tokens[named] = _tokens_of(opened.checkpoint, named)
+    return source, opened.tokens[named]
+
+
+def _tokens_of(checkpoint: Checkpoint, calibration: Calibration) -> list[Int64[Tensor, "1 length"]]:
+    source, split, column = calibration.source, calibration.split, calibration.column
     texts = reference_texts() if source == REFERENCE else calibration_texts(source, split, column)
-    tokenizer = load_tokenizer(opened.checkpoint.folder)
-    longest = getattr(opened.checkpoint.config, "max_position_embeddings", calibration.length)
+    tokenizer = load_tokenizer(checkpoint.folder)
+    longest = getattr(checkpoint.config, "max_position_embeddings", calibration.length)
     length = min(calibration.length, longest)
-    batches = calibration_batches(tokenizer, texts, calibration.sequences, length, calibration.seed, calibration.chat)
-    return source, batches
+    return calibration_batches(tokenizer, texts, calibration.sequences, length, calibration.seed, calibration.chat)
 
 
 def measure(

@@ -58,30 +58,35 @@ def run_logged(
         BackendError: it could not be started, failed, or was killed; with its last lines.
         SystemExit: this process was asked to end by SIGTERM, in its main thread.
     """
-    last: deque[str] = deque(maxlen=LAST_LINES)
-    with log.open("a", encoding="utf-8") as file, raised_termination():
-        process = _started([str(part) for part in command], what, environment, folder)
-        try:
-            for line in _lines(process):
-                file.write(f"{line}\n")
-                last.append(line.rstrip())
-                if report:
-                    report(line.rstrip())
-            code = process.wait()
-        finally:
-            _end(process)
-    if code != 0:
-        said = "\n  ".join(["its last lines:", *last]) if last else "it said nothing"
-        raise BackendError("; ".join(part for part in (f"{what} {_fate(code)}", way_out, said) if part))
+    with raised_termination():
+        process = start_child(command, what=what, environment=environment, folder=folder)
+        watch_child(process, log, what=what, way_out=way_out, report=report)
 
 
-def _started(
-    command: list[str], what: str, environment: dict[str, str] | None, folder: Path | None
+def start_child(
+    command: Sequence[str | Path],
+    *,
+    what: str,
+    environment: dict[str, str] | None = None,
+    folder: Path | None = None,
+    stdin: int = subprocess.DEVNULL,
 ) -> "subprocess.Popen[bytes]":
+    """Start a command in a group of its own; to be handed to `watch_child`, or to `end_child`.
+
+    Args:
+        command: program and arguments.
+        what: to call it in errors.
+        environment: variables beside those of this process.
+        folder: to run it in; here by default.
+        stdin: as `subprocess.Popen` has it.
+
+    Raises:
+        BackendError: it could not be started.
+    """
     try:
         return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
+            [str(part) for part in command],
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env={**os.environ, **(environment or {}), PARENT: str(os.getpid())},
@@ -90,6 +95,35 @@ def _started(
         )
     except OSError as error:
         raise BackendError(f"{what} could not be started: {error}") from None
+
+
+def watch_child(
+    process: "subprocess.Popen[bytes]",
+    log: Path,
+    *,
+    what: str,
+    way_out: str = "",
+    report: Callable[[str], None] | None = None,
+) -> None:
+    """Follow what was started to its end; see `run_logged`.
+
+    Raises:
+        BackendError: it failed, or was killed; with its last lines.
+    """
+    last: deque[str] = deque(maxlen=LAST_LINES)
+    try:
+        with log.open("a", encoding="utf-8") as file:
+            for line in _lines(process):
+                file.write(f"{line}\n")
+                last.append(line.rstrip())
+                if report:
+                    report(line.rstrip())
+        code = process.wait()
+    finally:
+        end_child(process)
+    if code != 0:
+        said = "\n  ".join(["its last lines:", *last]) if last else "it said nothing"
+        raise BackendError("; ".join(part for part in (f"{what} {_fate(code)}", way_out, said) if part))
 
 
 def _lines(process: "subprocess.Popen[bytes]") -> Generator[str]:
@@ -120,14 +154,16 @@ def _reads(process: "subprocess.Popen[bytes]") -> Generator[bytes]:
                 yield read
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
+def end_child(process: "subprocess.Popen[bytes]") -> None:
     """Kill what still runs of a process and of all that it started, which share its group."""
     process.poll()
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    if process.stdout:
-        process.stdout.close()
+    for pipe in (process.stdin, process.stdout):
+        if pipe:
+            with suppress(BrokenPipeError):
+                pipe.close()
 
 
 def end_with_parent() -> None:

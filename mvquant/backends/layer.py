@@ -70,7 +70,7 @@ class RoundedModule:
     Attributes:
         base: all its rows in the scheme of the plan; experts flat, `[experts * rows, columns]`. The same whichever
             rows are protected.
-        kept: all its rows in the protected scheme, or as floats, of the weight as the method saw it (scaled, say);
+        kept: its rows in the protected scheme, or as floats, the protected ones as the method saw them (scaled, say);
             None where no row is protected.
         input_scale: of activations with one scale per tensor, `[1]`, in the model's dtype.
     """

@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mvquant.backends.folder.programs import started_early
 from mvquant.cli.heavy import pipeline, report
 from mvquant.cli.terminal import (
     INTERRUPTED,
@@ -27,6 +28,7 @@ from mvquant.plan import Plan, load_plan
 from mvquant.recipe import Recipe
 
 if TYPE_CHECKING:
+    from mvquant.backends.folder.programs import WaitingProgram
     from mvquant.pipeline import OpenModel, Workplace
 
 GB = 1e9
@@ -58,21 +60,20 @@ def quantize(
     """
     if plan is not None and (scheme, recipe, calibration) != (None, None, None):
         raise ConfigError("command line", ["--plan decides everything: leave --scheme, --recipe and --calibration"])
-    pipeline.check_writable(output, overwrite=overwrite)
+    decided = chosen_recipe(scheme, recipe, calibration) if plan is None else load_plan(plan)
     started = time.monotonic()
-    with pipeline.joined_processes(device) as processes:
+    with _package_started(decided) as waiting, pipeline.joined_processes(device) as processes:
+        pipeline.check_writable(output, overwrite=overwrite)
         first = processes.rank == 0
         place = pipeline.Workplace(
             resume=resume,
             device=pipeline.usable_device(pipeline.own_device(device)),
             states_memory=int(states_memory * GB),
             processes=processes,
+            waiting=waiting,
         )
         opened = pipeline.open_model(model)
-        if plan:
-            made = load_plan(plan)
-        else:
-            made = _planned(model, chosen_recipe(scheme, recipe, calibration), opened, place, output)
+        made = decided if isinstance(decided, Plan) else _planned(model, decided, opened, place, output)
         with _work_kept(output), progress_bar("quantizing", shown=first) as progress:
             pipeline.quantize(
                 opened,
@@ -87,6 +88,12 @@ def quantize(
     if first:
         out.print(report.plan_summary(made), highlight=False)
         err.print(f"wrote {output} in {time.monotonic() - started:.1f} s", highlight=False)
+
+
+def _package_started(decided: Plan | Recipe) -> "AbstractContextManager[WaitingProgram | None]":
+    """Have the package that will be asked import what it needs while this process does, before anything heavy."""
+    recipe = decided.recipe if isinstance(decided, Plan) else decided
+    return started_early(recipe.method.backend)
 
 
 def _planned(model: str, recipe: Recipe, opened: "OpenModel", place: "Workplace", output: Path) -> Plan:

@@ -9,7 +9,8 @@ from mvquant.layerwise.hidden import DEFAULT_LIMIT, HiddenStates
 from mvquant.layerwise.log import LOG_FILE, log_text, warn_of
 from mvquant.layerwise.measure import layerwise_stats
 from mvquant.layerwise.model import LayerModel
-from mvquant.layerwise.preflight import Needs, predict, require_room
+from mvquant.layerwise.needs import Needs, require_room
+from mvquant.layerwise.preflight import predict
 from mvquant.layerwise.processes import ALONE, CPU, SharedWork, joined_processes, own_device, usable_device
 from mvquant.layerwise.quantize import quantize_layers
 from mvquant.layerwise.room import Room, available_disk, available_memory, available_room, operations_per_second

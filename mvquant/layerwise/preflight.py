@@ -1,20 +1,15 @@
 """What quantizing will take, before it is begun: peak memory, disk and roughly the time."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from math import prod
 
 from mvquant.arch import ModelView
 from mvquant.backends.folder.backend import FolderBackend
 from mvquant.backends.layer import HESSIAN_BYTES
-from mvquant.errors import UsageError
-from mvquant.layerwise.room import Room
+from mvquant.layerwise.needs import Needs
 from mvquant.method_settings import AutoRound, Awq, MethodSettings
 from mvquant.plan import FLOAT_BITS, ModulePlan, Plan
 from mvquant.scheme import WeightScheme
-
-COLUMN_SECONDS = 1e-3
-"""What GPTQ takes for a column however few rows it has: a loop of small operations."""
 
 PACKAGE_STATES = 2
 """Hidden states of all sequences that packages for whole models hold: what a layer gets, and what it gives."""
@@ -28,61 +23,6 @@ rounding, what autograd keeps for the way back; after it, the gradient and a cop
 
 ACTIVATIONS, LEARNING_ACTIVATIONS = 8, 14
 """Of a token, in its widest activations: what a run holds at once, and what autograd keeps (4 to 13, by the family)."""
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What a quantization takes beyond what the process has already.
-
-    Attributes:
-        layer: bytes of what is run at once (one decoder layer, or all), what the method makes of it and works with; on
-            the device, where there is one.
-        states: bytes of hidden states between layers, which lie in the machine's memory.
-        disk: bytes at the peak: in the work folder, and of the output that is written while it is still there.
-        operations: multiplications and additions in all.
-        columns: that are worked on one after the other.
-        package: that holds the whole model, if one does.
-    """
-
-    layer: int
-    states: int
-    disk: int
-    operations: float
-    columns: int = 0
-    package: str | None = None
-
-    @property
-    def memory(self) -> int:
-        """Bytes at the peak, where all of them lie in the machine's memory."""
-        return self.layer + self.states
-
-    def seconds(self, operations_per_second: float) -> float:
-        """Roughly how long it takes."""
-        return self.operations / operations_per_second + self.columns * COLUMN_SECONDS
-
-    def line(self, room: Room, operations_per_second: float) -> str:
-        """Say it in one line.
-
-        >>> needs = Needs(2 * 10**9, 10**9, 4 * 10**9, 6e12)
-        >>> needs.line(Room(memory=8 * 10**9, disk=10**12), 1e11)
-        'needs 3.0 GB of memory (weights 2.0 GB, hidden states 1.0 GB), of 8.0 GB free; 4.0 GB of disk; about 60 s'
-        """
-        return (
-            f"needs {self._memory_line(room)}; {_size(self.disk)} of disk; about "
-            f"{_duration(self.seconds(operations_per_second))}"
-        )
-
-    def _memory_line(self, room: Room) -> str:
-        memory = f"{_size(self.memory)} of memory"
-        if self.package is not None:
-            return f"{memory} ({self.package} holds the whole model), of {_size(room.memory)} free"
-        if room.device is None:
-            parts = f"weights {_size(self.layer)}, hidden states {_size(self.states)}"
-            return f"{memory} ({parts}), of {_size(room.memory)} free"
-        return (
-            f"{_size(self.layer)} of the device's memory, of {_size(room.device)} free; {_size(self.states)} of memory "
-            f"for hidden states, of {_size(room.memory)} free"
-        )
 
 
 def predict(
@@ -121,38 +61,6 @@ def predict(
     return Needs(max(layer, front), min(limit, tokens * hidden), disk, operations, _loop_columns(plan))
 
 
-def require_room(needs: Needs, room: Room) -> None:
-    """Refuse what cannot fit.
-
-    Raises:
-        UsageError: with the numbers, and what makes it smaller.
-    """
-    for what, taken, free, way_out in _demands(needs, room):
-        if taken > free:
-            raise UsageError(f"this takes {_size(taken)} of {what} and {_size(free)} are free: {way_out}")
-
-
-def _demands(needs: Needs, room: Room) -> Iterator[tuple[str, int, int, str]]:
-    """What is needed: a name, bytes, bytes free, and the way out if they do not suffice."""
-    shorter = "calibrate on fewer or shorter sequences"
-    fewer_states = f"keep fewer hidden states in memory (--states-memory), or {shorter}"
-    weights = "weights and what the method works with"
-    if needs.package is not None:
-        by_layers = "use a backend that works layer by layer (llmcompressor, for gptq and awq)"
-        what = f"memory at the peak ({needs.package} holds the whole model)"
-        yield what, needs.memory, room.memory, f"{by_layers}, or {shorter}"
-        yield "disk for the output and its work folder", needs.disk, room.disk, f"choose another place, or {by_layers}"
-        return
-    if room.device is None:
-        parts = f"{weights} {_size(needs.layer)}, hidden states {_size(needs.states)}"
-        yield f"memory at the peak ({parts})", needs.memory, room.memory, fewer_states
-    else:
-        device = f"the device's memory at the peak ({weights})"
-        yield device, needs.layer, room.device, "calibrate on shorter sequences, or on the CPU (--device cpu)"
-        yield "memory for hidden states", needs.states, room.memory, fewer_states
-    yield "disk for the output and its work folder", needs.disk, room.disk, f"choose another place, or {shorter}"
-
-
 def _bytes_each(plan: Plan) -> int:
     return FLOAT_BITS[plan.dtype] // 8
 
@@ -169,7 +77,7 @@ def _package_bytes(plan: Plan, view: ModelView, lengths: Sequence[int], package:
     held = PACKAGE_STATES + isinstance(plan.recipe.method, AutoRound)
     states = held * sum(lengths) * _hidden_size(view) * bytes_each
     work = max(_layer_work(plan, view, index, lengths, bytes_each) for index in range(len(view.attentions)))
-    return weights + max(work + states, plan.bytes_after)
+    return weights + max(work + states, plan.bytes_after) + _seen_bytes(plan)
 
 
 def _package_disk(plan: Plan, package: FolderBackend) -> int:
@@ -180,7 +88,14 @@ def _package_disk(plan: Plan, package: FolderBackend) -> int:
     bytes_each = package.weight_bytes or _bytes_each(plan)
     saved = plan.bytes_after + plan.kept_parameters * (bytes_each - _bytes_each(plan))
     beside = (package.saved_copies - 1) * saved + (plan.bytes_before if plan.fold else 0)
-    return saved + max(beside, plan.bytes_after)
+    return saved + _seen_bytes(plan) + max(beside, plan.bytes_after)
+
+
+def _seen_bytes(plan: Plan) -> int:
+    """Protected rows as AWQ scaled them, which are kept beside what it rounds."""
+    if not isinstance(plan.recipe.method, Awq):
+        return 0
+    return _bytes_each(plan) * sum(len(module.protected_rows) * module.columns for module in plan.modules)
 
 
 def _layer_weights(view: ModelView, index: int) -> int:
@@ -255,7 +170,7 @@ def _runs_tried(method: MethodSettings, sequences: int) -> float:
     """Runs of a layer on all sequences that a method takes to choose; a step of learning goes over a batch of them."""
     if isinstance(method, AutoRound):
         return LEARNING_RUNS * method.iterations * min(method.batch_size, sequences) / sequences
-    return method.grid_points if isinstance(method, Awq) else 0.0
+    return float(method.grid_points) if isinstance(method, Awq) else 0.0
 
 
 def _loop_columns(plan: Plan) -> int:
@@ -277,23 +192,3 @@ def _outside(view: ModelView) -> dict[str, tuple[int, ...]]:
         for name, shape in view.parameters.items()
         if not name.startswith(layers) and not name.startswith(("lm_head", "embed_out"))
     }
-
-
-def _size(count: int) -> str:
-    """Return bytes as a person reads them.
-
-    >>> _size(3_000_000), _size(3_000_000_000)
-    ('3 MB', '3.0 GB')
-    """
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
-
-
-def _duration(seconds: float) -> str:
-    """Return a time as a person reads it.
-
-    >>> _duration(0.2), _duration(100.0), _duration(3000.0), _duration(36000.0)
-    ('1 s', '100 s', '50 minutes', '10 hours')
-    """
-    if seconds < 120:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.0f} hours"

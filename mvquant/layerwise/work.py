@@ -4,6 +4,7 @@ fingerprint.json                 what the work was made of
 lock                             held by the process that is at it
 layer-00003.safetensors          quantized tensors and changed parameters of a finished layer, its records as metadata
 inputs-00004/000017.safetensors  what the next layer gets of sequence 17
+package/                         instead of both: what a package for whole models works in, and what it made
 
 Files of layers are written beside and renamed, after the next layer's inputs are complete: a layer whose file is there
 is done. So a run that is killed at any moment can be gone on with.
@@ -22,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mvquant.backends.folder.run import is_done
 from mvquant.backends.layer import ModuleRecord
 from mvquant.errors import CheckpointError, UsageError
 from mvquant.layerwise.fingerprint import Fingerprint
@@ -41,6 +43,18 @@ class WorkFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    @property
+    def package(self) -> Path:
+        """Return the folder for a package that takes the whole model."""
+        return self.path / "package"
+
+    @property
+    def done(self) -> str | None:
+        """What there is to go on from, for people; None if nothing."""
+        if is_done(self.package):
+            return "all layers done, and not written"
+        return f"{self.finished} layers done" if self.finished else None
 
     @property
     def finished(self) -> int:
@@ -157,9 +171,9 @@ def require_no_earlier(path: Path) -> None:
     Raises:
         UsageError: with the way to go on, and the way to start again.
     """
-    if done := WorkFolder(path).finished:
+    if done := WorkFolder(path).done:
         raise UsageError(
-            f"{path} holds an interrupted quantization ({done} layers done): go on with --resume, "
+            f"{path} holds an interrupted quantization ({done}): go on with --resume, "
             "or remove that folder to start again"
         )
 
@@ -170,8 +184,8 @@ def opened_work(
 ) -> Generator[WorkFolder]:
     """Make a work folder, or take up that of an interrupted run.
 
-    If the block is left by an error, the folder stays, unless not even one layer is done. A folder in which none is
-    done, left by a run that was killed, is begun anew.
+    If the block is left by an error, the folder stays, unless there is nothing in it to go on from. Such a folder, left
+    by a run that was killed, is begun anew.
 
     Args:
         path: of the folder.
@@ -190,7 +204,7 @@ def opened_work(
         return
     _make(path)
     with _locked(path):
-        if work.finished:
+        if work.done:
             _check(work, fingerprint, resume=resume)
         else:
             _begin(path, fingerprint)
@@ -198,7 +212,7 @@ def opened_work(
         try:
             yield work
         except BaseException:
-            if not work.finished:
+            if not work.done:
                 work.remove()
             raise
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mvquant.backends.folder.run import FOLDER_BACKENDS
 from mvquant.errors import UsageError
 from mvquant.layerwise import Needs, Room, predict, require_room
 from mvquant.layerwise.preflight import LEARNING_ACTIVATIONS, LEARNING_BYTES
+from mvquant.plan import CalibrationRecord
 from mvquant.policies import make_plan
 from mvquant.recipe import Protect, Recipe, Weights
 from mvquant.scheme import WeightScheme
@@ -108,6 +110,7 @@ LLAMA_7B = {
     "head_dim": 128,
     "tie_word_embeddings": False,
 }
+MEASURED_ON = CalibrationRecord(source="none", sequences=1, length=512, seed=0, hash="")
 LLAMA_7B_WEIGHTS = 6_738_415_616
 
 
@@ -143,6 +146,21 @@ def test_the_output_is_written_when_a_package_needs_no_other_disk(name, kept_byt
     folded = plan.model_copy(update={"fold": (((1.0,),),)})  # a model of its own is what the package starts from
     while_it_works = (1 + offloads) * saved_bytes + 2 * LLAMA_7B_WEIGHTS
     assert predict(folded, view, [512], limit=0, package=package).disk == while_it_works
+
+
+@pytest.mark.parametrize(("method", "counted"), [("awq", True), ("gptq", False)])
+def test_rows_that_awq_scaled_are_kept_for_protection(method, counted):
+    plain, view = plan_7b(method, backend="gptqmodel")
+    recipe = plain.recipe.model_copy(update={"protect": Protect(policy="slow-pairs", pairs=0.25)})
+    plan = make_plan(view, recipe, model="7b", dtype="bfloat16", calibration=MEASURED_ON)
+    rows = sum(len(module.protected_rows) for module in plan.modules)
+    assert rows == 32 * 2 * 4096 / 4
+    package = FOLDER_BACKENDS["gptqmodel"]
+    needs = predict(plan, view, [512], limit=0, package=package)
+    unseen = predict(plan, view, [512], limit=0, package=replace(package, saved_copies=1))
+    # twice the output lies there, or the output beside what the package saved
+    assert unseen.disk == 2 * plan.bytes_after + counted * 2 * 4096 * rows
+    assert needs.disk == unseen.disk
 
 
 def learning(iterations=200, batch_size=8, lengths=(512,) * 8):

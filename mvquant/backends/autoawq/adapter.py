@@ -1,18 +1,13 @@
-"""What AutoAWQ can do, and how its child process is started."""
+"""What AutoAWQ can do."""
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from mvquant.arch import ModelView
 from mvquant.backends.folder.awq import awq_mistakes
 from mvquant.backends.folder.backend import FolderBackend
+from mvquant.backends.folder.programs import PROGRAMS
 from mvquant.method_settings import Awq
 from mvquant.plan import Plan
-
-
-def _command(*jobs: Path) -> list[str]:
-    return [sys.executable, "-m", "mvquant.backends.autoawq.quantize", *map(str, jobs)]
 
 
 def _mistakes(plan: Plan, view: ModelView) -> Iterator[str]:
@@ -27,4 +22,6 @@ def _mistakes(plan: Plan, view: ModelView) -> Iterator[str]:
 FAMILIES_TRIED = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma2", "cohere"})
 """Not among them: opt, which fails under transformers 5, and phi3 and gpt_neox, which came out worse than rounded."""
 
-AUTOAWQ = FolderBackend(name="autoawq", families=FAMILIES_TRIED, command=_command, mistakes=_mistakes)
+AUTOAWQ = FolderBackend(
+    name="autoawq", families=FAMILIES_TRIED, command=PROGRAMS["autoawq"].command, mistakes=_mistakes
+)

@@ -1,4 +1,4 @@
-"""The child process that runs AutoAWQ on a job. The package is imported by `quantize` only."""
+"""The child process that runs AutoAWQ on a job. Importing this module does not import the package."""
 
 import time
 from collections.abc import Generator, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mvquant.backends.folder.child import SeenWeights, as_stored, run_child, say_progress
+from mvquant.backends.folder.child import SeenRows, as_stored, run_child, say_progress
 from mvquant.backends.folder.job import Job, load_tokens
 from mvquant.backends.layer import ModuleRecord
 from mvquant.backends.replaced import replaced
@@ -24,7 +24,7 @@ def quantize(job: Job) -> list[ModuleRecord]:
     dtype: torch.dtype = getattr(torch, job.dtype)
     tokens = [batch[0].tolist() for batch in load_tokens(job.tokens)]
     model: Any = load(str(job.source), torch_dtype=dtype, trust_remote_code=False, device_map="cpu")
-    seen, records = SeenWeights(job.kept), _Records(model.model, job)
+    seen, records = SeenRows(job.kept), _Records(model.model, job)
     with _watched_layers(job, model.model, seen):
         model.quantize(
             None,
@@ -105,7 +105,7 @@ def _own_copy(module: Any) -> Generator[None]:  # noqa: ANN401 - its method is r
         del module.state_dict
 
 
-def _watched_layers(job: Job, model: nn.Module, seen: SeenWeights) -> AbstractContextManager[None]:
+def _watched_layers(job: Job, model: nn.Module, seen: SeenRows) -> AbstractContextManager[None]:
     """Copy weights when AWQ has scaled them, before it clips and rounds them, and say how far the work is."""
     from awq.quantize import quantizer
 
@@ -122,4 +122,4 @@ def _watched_layers(job: Job, model: nn.Module, seen: SeenWeights) -> AbstractCo
 
 
 if __name__ == "__main__":
-    run_child(quantize)
+    run_child(quantize, "awq")

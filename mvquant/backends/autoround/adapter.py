@@ -1,17 +1,12 @@
-"""What AutoRound can do, and how its child process is started."""
+"""What AutoRound can do."""
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from mvquant.arch import ModelView
 from mvquant.arch.families import FAMILIES
 from mvquant.backends.folder.backend import FolderBackend
+from mvquant.backends.folder.programs import PROGRAMS
 from mvquant.plan import Plan
-
-
-def _command(*jobs: Path) -> list[str]:
-    return [sys.executable, "-m", "mvquant.backends.autoround.quantize", *map(str, jobs)]
 
 
 def _mistakes(plan: Plan, _view: ModelView) -> Iterator[str]:
@@ -27,4 +22,6 @@ def _mistakes(plan: Plan, _view: ModelView) -> Iterator[str]:
 FAMILIES_TRIED = frozenset(FAMILIES) - {"mixtral", "qwen3_moe"}
 """The package has no list of its own: it takes any causal model. All dense ones of ours were tried."""
 
-AUTO_ROUND = FolderBackend(name="auto-round", families=FAMILIES_TRIED, command=_command, mistakes=_mistakes)
+AUTO_ROUND = FolderBackend(
+    name="auto-round", families=FAMILIES_TRIED, command=PROGRAMS["auto-round"].command, mistakes=_mistakes
+)

@@ -1,4 +1,4 @@
-"""The child process that runs AutoRound on a job. The package is imported by `quantize` only."""
+"""The child process that runs AutoRound on a job. Importing this module does not import the package."""
 
 import logging
 import re
@@ -110,4 +110,4 @@ def _watched_blocks(job: Job, model: nn.Module, records: list[ModuleRecord]) -> 
 
 
 if __name__ == "__main__":
-    run_child(quantize)
+    run_child(quantize, "auto_round")

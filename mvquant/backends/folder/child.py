@@ -1,5 +1,6 @@
 """What all child processes share: they read a job, keep off the network, and say how far they are."""
 
+import importlib
 import json
 import os
 import sys
@@ -21,12 +22,19 @@ PROGRESS = "mvquant-progress"
 FP16_SMALLEST = 2.0**-24
 
 
-def run_child(quantize: Callable[[Job], Sequence[ModuleRecord]]) -> None:
-    """Do the jobs whose files are the arguments, for as long as the process that asked for them lives."""
+def run_child(quantize: Callable[[Job], Sequence[ModuleRecord]], package: str) -> None:
+    """Do the jobs whose files are the arguments, or lines to come, for as long as who asked for them lives.
+
+    Args:
+        quantize: does one.
+        package: to import beforehand.
+    """
     end_with_parent()
     sys.addaudithook(_refuse_network)
-    for file in sys.argv[1:]:
-        job = Job.model_validate_json(Path(file).read_text(encoding="utf-8"))
+    importlib.import_module(package)
+    for file in map(Path, sys.argv[1:] or map(str.rstrip, sys.stdin)):
+        job = Job.model_validate_json(file.read_text(encoding="utf-8"))
+        os.chdir(file.parent)  # some packages write where they are
         records = quantize(job)
         job.records.write_text(json.dumps([record.model_dump() for record in records]), encoding="utf-8")
 
@@ -60,42 +68,25 @@ def as_stored(scale: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where(stored == 0, torch.full_like(scale, FP16_SMALLEST).copysign(scale), stored)
 
 
-class SeenWeights:
-    """Weights of modules with protected rows, as a method that scales columns left them before it rounded.
+class SeenRows:
+    """Protected rows, as a method that scales columns left them before it rounded.
 
     Attributes:
-        wanted: full names of the modules.
+        wanted: rows by the full name of their module.
     """
 
-    def __init__(self, wanted: Sequence[str]) -> None:
-        self.wanted = frozenset(wanted)
-        self._weights: dict[str, Tensor] = {}
+    def __init__(self, wanted: Mapping[str, Sequence[int]]) -> None:
+        self.wanted = wanted
+        self._rows: dict[str, Tensor] = {}
 
     def take(self, modules: Mapping[str, nn.Module]) -> None:
-        """Copy the weights of those of the modules, by full name, that are wanted."""
-        for name in self.wanted & set(modules):
+        """Copy the wanted rows of those of the modules, by full name, that have any."""
+        for name in self.wanted.keys() & modules.keys():
             weight = modules[name].weight
             assert isinstance(weight, Tensor), f"{name} has no weight"
-            self._weights[name] = weight.detach().cpu().clone()
+            self._rows[name] = weight.detach()[list(self.wanted[name])].cpu()
 
     def save(self, file: Path) -> None:
         """Write them, if there are any."""
-        if self._weights:
-            save_file(self._weights, file)
-
-
-QUIET = {
-    "HF_HUB_OFFLINE": "1",
-    "HF_DATASETS_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DO_NOT_TRACK": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "PYTHONUNBUFFERED": "1",
-}
-"""Environment variables of every child."""
-
-
-def child_environment(threads: int, more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Environment variables of a child that may use as many threads as its parent."""
-    path = os.pathsep.join([str(Path(__file__).parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**QUIET, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path, **(more or {})}
+        if self._rows:
+            save_file(self._rows, file)

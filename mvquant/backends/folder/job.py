@@ -21,14 +21,14 @@ class Job(BaseModel):
         source: folder of the model, folded if the plan folds, with a stand-in for its tokenizer.
         tokens: safetensors file of calibration sequences; see `save_tokens`.
         out: folder that the package saves to.
-        seen: safetensors file for the weights of `kept`, as they were when they were rounded.
+        seen: safetensors file for `kept` rows, as they were when the others were rounded.
         records: file for what the package says of every module, JSON.
         dtype: of the model, in which scales are stored.
         method: with its settings.
         scheme: of all modules but those in `other_schemes`.
         other_schemes: of modules with another scheme, by full name.
         ignored: full names of linears of decoder layers that stay floats.
-        kept: full names of modules that have protected rows.
+        kept: protected rows, by the full name of their module.
         layers: decoder layers of the model, in order.
         seed: of the calibration, for methods that draw.
     """
@@ -45,7 +45,7 @@ class Job(BaseModel):
     scheme: WeightScheme
     other_schemes: dict[str, WeightScheme] = {}
     ignored: tuple[str, ...] = ()
-    kept: tuple[str, ...] = ()
+    kept: dict[str, tuple[int, ...]] = {}
     layers: tuple[str, ...] = ()
     seed: int = 0
 

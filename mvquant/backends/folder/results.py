@@ -138,12 +138,13 @@ class FolderResults:
         return gptq_weight(tensors, plan.scheme, self._dtype, self._less_one)
 
     def _weight_seen(self, plan: ModulePlan) -> Float[Tensor, "rows columns"]:
-        """The weight as the package rounded it."""
+        """The weight, its protected rows as the package would have rounded them."""
+        weight = self._source_weight(plan)
         if self._seen is not None:
             with safe_open(self._seen, framework="pt") as handle:
                 if plan.name in handle.keys():  # noqa: SIM118 - a handle is not a mapping
-                    return handle.get_tensor(plan.name).clone().to(self._dtype)
-        return self._source_weight(plan)
+                    weight[list(plan.protected_rows)] = handle.get_tensor(plan.name).to(self._dtype)
+        return weight
 
     def _source_weight(self, plan: ModulePlan) -> Float[Tensor, "rows columns"]:
         view = self._stored_as[plan.name]

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,10 +14,11 @@ from mvquant.arch.families import FAMILIES
 from mvquant.backends.auto_gptq.adapter import AUTO_GPTQ
 from mvquant.backends.autoawq.adapter import AUTOAWQ
 from mvquant.backends.autoround.adapter import AUTO_ROUND
-from mvquant.backends.child import run_logged
+from mvquant.backends.child import run_logged, watch_child
 from mvquant.backends.folder.backend import FolderBackend
-from mvquant.backends.folder.child import PROGRESS, child_environment
+from mvquant.backends.folder.child import PROGRESS
 from mvquant.backends.folder.job import Job, main_scheme, other_schemes, save_tokens
+from mvquant.backends.folder.programs import WaitingProgram, child_environment
 from mvquant.backends.folder.results import FolderResults
 from mvquant.backends.folder.source import SourceWeights, write_source
 from mvquant.backends.gptqmodel.adapter import GPTQMODEL
@@ -38,25 +38,37 @@ FOLDER_BACKENDS: dict[BackendName, FolderBackend] = {
 
 JOB, LOG = "job.json", "package.log"
 
+DONE = "done"
+"""In the folder of a job: the package has saved everything, and it could be read."""
+
+
+def is_done(place: Path) -> bool:
+    """Whether a package has done its part in a folder, and only the checkpoint is to be written."""
+    return (place / DONE).is_file()
+
 
 def run_folder_backend(
     checkpoint: Checkpoint,
     view: ModelView,
     plan: Plan,
     batches: Sequence[Int64[Tensor, "1 length"]],
-    work: Path,
+    place: Path,
     progress: Progress | None = None,
+    waiting: WaitingProgram | None = None,
 ) -> FolderResults:
     """Have a package quantize every planned module in its base scheme, on these very tokens.
+
+    What it did for the same plan, model and tokens, and left in the same folder, is taken up as it is.
 
     Args:
         checkpoint: the model.
         view: its structure.
         plan: whose method names one of `FOLDER_BACKENDS`.
         batches: calibration sequences.
-        work: folder to work in. Results are read from it, so that it has to stay until they are written; when the
-            package fails, nothing is left in it.
+        place: folder to work in, made here. Results are read from it, so that it has to stay until they are written;
+            when the package fails, it is removed.
         progress: is told of every layer, as far as the package says.
+        waiting: the package's process, if it was started before.
 
     Raises:
         BackendError: the package is not installed, or failed; with the last lines of its log.
@@ -66,14 +78,18 @@ def run_folder_backend(
     backend = FOLDER_BACKENDS[plan.recipe.method.backend]
     require_backend_fit(plan, view)
     require(backend.name)
-    work.mkdir(parents=True, exist_ok=True)
-    place = Path(tempfile.mkdtemp(prefix=f"{backend.name}-", dir=work)).resolve()
+    if is_done(place):
+        return read_results(checkpoint, view, plan, place)
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
     try:
         with raised_termination():
             job = write_job(backend, checkpoint, view, plan, batches, place)
-            run_jobs(backend, [place / JOB], place / LOG, progress)
+            run_jobs(backend, [place / JOB], place / LOG, progress, waiting)
             shutil.rmtree(job.source)
-            return read_results(checkpoint, view, plan, place)
+            results = read_results(checkpoint, view, plan, place)
+            (place / DONE).touch()
+            return results
     except BaseException:
         shutil.rmtree(place, ignore_errors=True)
         raise
@@ -159,29 +175,34 @@ def make_job(plan: Plan, view: ModelView, place: Path) -> Job:
         scheme=main_scheme(plan),
         other_schemes=other_schemes(plan),
         ignored=tuple(weight.name for weight in view.weights if weight.name not in planned),
-        kept=tuple(module.name for module in plan.modules if module.protected_rows),
+        kept={module.name: rows for module in plan.modules if (rows := module.protected_rows)},
         layers=tuple(dict.fromkeys(attention.module.rpartition(".")[0] for attention in view.attentions)),
         seed=plan.calibration.seed if plan.calibration else 0,
     )
 
 
-def run_jobs(backend: FolderBackend, jobs: Sequence[Path], log: Path, progress: Progress | None = None) -> None:
-    """Have one child process do jobs, one after the other.
+def run_jobs(
+    backend: FolderBackend,
+    jobs: Sequence[Path],
+    log: Path,
+    progress: Progress | None = None,
+    waiting: WaitingProgram | None = None,
+) -> None:
+    """Have one child process do jobs, one after the other: one that waits for them, or a new one.
 
     Raises:
         BackendError: it failed; with the last lines of its log.
     """
+    what, files = f"backend {backend.name}", [job.resolve() for job in jobs]
 
     def report(line: str) -> None:
         word, *said = line.split(maxsplit=3) or [""]
         if progress is not None and word == PROGRESS and len(said) == 3:
             progress(said[2], int(said[0]), int(said[1]))
 
-    run_logged(
-        backend.command(*(job.resolve() for job in jobs)),
-        log,
-        what=f"backend {backend.name}",
-        report=report,
-        environment=child_environment(torch.get_num_threads(), backend.environment),
-        folder=log.parent,
-    )
+    if waiting is not None and waiting.backend == backend.name:
+        waiting.give(files)
+        watch_child(waiting.process, log, what=what, report=report)
+        return
+    environment = child_environment(torch.get_num_threads(), backend.environment)
+    run_logged(backend.command(*files), log, what=what, report=report, environment=environment, folder=log.parent)

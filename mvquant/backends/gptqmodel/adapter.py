@@ -1,20 +1,15 @@
-"""What GPTQModel can do, and how its child process is started."""
+"""What GPTQModel can do."""
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from mvquant.arch import ModelView
 from mvquant.backends.folder.awq import awq_mistakes
 from mvquant.backends.folder.backend import FolderBackend
+from mvquant.backends.folder.programs import PROGRAMS
 from mvquant.method_settings import Awq, Gptq
 from mvquant.plan import Plan
 
 GPTQ_BLOCK = 128
-
-
-def _command(*jobs: Path) -> list[str]:
-    return [sys.executable, "-m", "mvquant.backends.gptqmodel.quantize", *map(str, jobs)]
 
 
 def _mistakes(plan: Plan, view: ModelView) -> Iterator[str]:
@@ -50,9 +45,8 @@ others whose reload was not compared with ours."""
 GPTQMODEL = FolderBackend(
     name="gptqmodel",
     families=GPTQ_FAMILIES,
-    command=_command,
+    command=PROGRAMS["gptqmodel"].command,
     mistakes=_mistakes,
-    environment={"GPTQMODEL_CPU_WORKERS": "2", "GPTQMODEL_DISABLE_PACK_EXT": "1"},
+    environment=PROGRAMS["gptqmodel"].environment,
     saved_copies=2,  # one of them is what it offloads layer by layer
 )
-"""Its packer in C++ is switched off: compiling takes half a minute, which is what it saves on a billion weights."""

@@ -1,4 +1,4 @@
-"""The child process that runs GPTQModel on a job. The package is imported by `quantize` only."""
+"""The child process that runs GPTQModel on a job. Importing this module does not import the package."""
 
 import re
 import shutil
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mvquant.backends.folder.child import SeenWeights, as_stored, run_child, say_progress
+from mvquant.backends.folder.child import SeenRows, as_stored, run_child, say_progress
 from mvquant.backends.folder.job import Job, load_tokens
 from mvquant.backends.layer import ModuleRecord
 from mvquant.backends.replaced import replaced
@@ -26,7 +26,7 @@ def quantize(job: Job) -> list[ModuleRecord]:
     from gptqmodel import GPTQModel
 
     dtype: torch.dtype = getattr(torch, job.dtype)
-    seen = SeenWeights(job.kept)
+    seen = SeenRows(job.kept)
     model: Any = GPTQModel.load(str(job.source), _config(job), dtype=dtype, device="cpu")
     tokens = [{"input_ids": batch, "attention_mask": torch.ones_like(batch)} for batch in load_tokens(job.tokens)]
     with ExitStack() as changes:
@@ -105,7 +105,7 @@ def _stored_scales(dtype: torch.dtype) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def _taken_weights(model: nn.Module, seen: SeenWeights, duo_scaling: bool) -> Generator[None]:
+def _taken_weights(model: nn.Module, seen: SeenRows, duo_scaling: bool) -> Generator[None]:
     """Copy weights when AWQ has scaled them, before it clips and rounds them."""
     from gptqmodel.looper import awq_processor
 
@@ -175,4 +175,4 @@ def _number(text: Any) -> float | None:  # noqa: ANN401 - a cell of the package'
 
 
 if __name__ == "__main__":
-    run_child(quantize)
+    run_child(quantize, "gptqmodel")

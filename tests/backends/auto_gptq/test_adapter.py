@@ -67,7 +67,8 @@ class World:
         return AutoModelForCausalLM.from_pretrained(self.checkpoint.folder, dtype=torch.float32)
 
     def results(self, plan):
-        return run.run_folder_backend(self.checkpoint, self.view, plan, BATCHES, self.work)
+        place = self.work / str(len(list(self.work.glob("*"))))
+        return run.run_folder_backend(self.checkpoint, self.view, plan, BATCHES, place)
 
 
 @pytest.fixture(scope="module")

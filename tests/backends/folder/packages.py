@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from mvquant.backends.folder.child import child_environment
+from mvquant.backends.folder.programs import child_environment
 from mvquant.backends.folder.results import FolderResults
 from mvquant.backends.folder.run import FOLDER_BACKENDS, LOG, read_results, require_backend_fit, run_jobs, write_job
 from mvquant.methods import apply_plan

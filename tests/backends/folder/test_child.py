@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from mvquant.backends.child import PARENT
-from mvquant.backends.folder.child import SeenWeights, _refuse_network, as_stored, child_environment
+from mvquant.backends.folder.child import SeenRows, _refuse_network, as_stored
 from mvquant.backends.folder.job import Job
+from mvquant.backends.folder.programs import child_environment
 from mvquant.backends.replaced import replaced
 from mvquant.method_settings import Gptq
 from mvquant.scheme import WeightScheme
@@ -53,23 +54,24 @@ def test_attributes_are_put_back_after_an_error():
         pass
 
 
-def test_seen_weights_are_copies(tmp_path):
-    linear = nn.Linear(4, 2)
-    seen, before = SeenWeights(["layer.q_proj"]), linear.weight.detach().clone()
+def test_seen_rows_are_copies(tmp_path):
+    linear = nn.Linear(4, 3)
+    seen, before = SeenRows({"layer.q_proj": (0, 2)}), linear.weight.detach().clone()
     seen.take({"layer.q_proj": linear, "layer.k_proj": nn.Linear(4, 2)})
     with torch.no_grad():
         linear.weight.zero_()
     seen.save(tmp_path / "seen.safetensors")
     saved = load_file(tmp_path / "seen.safetensors")
     assert list(saved) == ["layer.q_proj"]
-    assert torch.equal(saved["layer.q_proj"], before)
+    assert torch.equal(saved["layer.q_proj"], before[[0, 2]])
 
 
 def test_a_child_does_not_go_on_without_the_process_that_it_works_for(tmp_path):
     files = {name: tmp_path / name for name in ("source", "tokens", "out", "seen", "records")}
     job = Job(**files, dtype="bfloat16", method=Gptq(), scheme=WeightScheme(bits=4))
     (tmp_path / "job.json").write_text(job.model_dump_json())
-    code = "import time; from mvquant.backends.folder.child import run_child; run_child(lambda job: time.sleep(600))"
+    works = "run_child(lambda job: time.sleep(600), 'json')"
+    code = f"import time; from mvquant.backends.folder.child import run_child; {works}"
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:
         pass
     environment = {**os.environ, **child_environment(1), PARENT: str(gone.pid)}

@@ -1,14 +1,21 @@
+import shutil
+import sys
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from mvquant.backends.folder.job import Job
+from mvquant.backends.folder.run import DONE, FOLDER_BACKENDS, run_folder_backend
 from mvquant.backends.gptqmodel.quantize import _records
+from mvquant.errors import BackendError
 from mvquant.method_settings import Gptq, Rtn
 from mvquant.methods import apply_plan
 from mvquant.quant import round_to_nearest
 from mvquant.scheme import WeightScheme
-from tests.backends.folder.packages import Runs, bases_equal, run_package
+from tests.backends.folder.packages import Runs, bases_equal, calibration_tokens, run_package
 from tests.tiny_models import tiny_tokens
 
 GPTQ = "method: {name: gptq, backend: gptqmodel}"
@@ -80,8 +87,9 @@ def test_protected_rows_of_awq_are_scaled_as_the_others(runs):
         rounded = results.module(module.name)
         kept = rounded.kept.dequantize(module.protected_scheme, torch.float32)
         base = rounded.base.dequantize(module.scheme, torch.float32)
-        assert (kept - scaled).abs().mean() < 0.01 * scaled.abs().mean()
-        assert (kept - scaled).abs().mean() < 0.2 * (base - scaled).abs().mean()
+        rows = list(module.protected_rows)
+        assert (kept - scaled)[rows].abs().mean() < 0.01 * scaled[rows].abs().mean()
+        assert (kept - scaled)[rows].abs().mean() < 0.2 * (base - scaled)[rows].abs().mean()
 
 
 def test_gptq_is_nearer_to_the_model_than_rounding(runs):
@@ -134,3 +142,18 @@ def test_what_the_package_does_with_a_singular_hessian_is_said(tmp_path):
     assert fine is None
     assert raised == "damping raised from 0.0123456 to 0.06235 to invert its Hessian"
     assert failed == "rounded to nearest: its Hessian cannot be inverted, whatever the damping"
+
+
+def test_what_a_package_has_done_is_taken_up(runs, tmp_path, monkeypatch):
+    plan, opened = runs.plans["gptq"], runs.opened
+    failing = replace(FOLDER_BACKENDS["gptqmodel"], command=lambda *_jobs: [sys.executable, "-c", "exit(3)"])
+    monkeypatch.setitem(FOLDER_BACKENDS, "gptqmodel", failing)
+    place = tmp_path / "package"
+    again = partial(run_folder_backend, opened.checkpoint, opened.view, plan, calibration_tokens(), place)
+    shutil.copytree(runs.folder / "gptq", place)
+    (place / DONE).touch()
+    assert bases_equal(again(), runs.results("gptq"), [module.name for module in plan.modules])
+    (place / DONE).unlink()
+    with pytest.raises(BackendError, match="exit code 3"):
+        again()
+    assert not place.exists()

@@ -10,8 +10,8 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from mvquant.backends.folder.child import child_environment
 from mvquant.backends.folder.job import save_tokens
+from mvquant.backends.folder.programs import child_environment
 from mvquant.backends.folder.results import FolderResults, PackedFolder
 from mvquant.backends.folder.source import SourceWeights
 from mvquant.methods import apply_plan
