@@ -18,11 +18,11 @@ from torch import Tensor
 from mvquant.arch import ModelView
 from mvquant.backends.folder.programs import WaitingProgram
 from mvquant.backends.folder.results import FolderResults
-from mvquant.backends.folder.run import FOLDER_BACKENDS, run_folder_backend
+from mvquant.backends.folder.run import FOLDER_BACKENDS, forget_done, run_folder_backend
 from mvquant.calibration import few_tokens
 from mvquant.checkpoint.folder import Checkpoint
 from mvquant.checkpoint.folder_hash import folder_hash
-from mvquant.errors import PlanError, UsageError
+from mvquant.errors import BackendError, PlanError, UsageError
 from mvquant.layerwise import (
     ALONE,
     CPU,
@@ -32,19 +32,16 @@ from mvquant.layerwise import (
     SharedWork,
     StoredResults,
     WorkFolder,
-    available_room,
     log_text,
     opened_work,
-    operations_per_second,
-    predict,
     quantize_layers,
-    require_room,
     warn_of,
 )
 from mvquant.method_backends import layer_backend, package_versions, require_one_process, works_by_layers
 from mvquant.method_settings import MethodSettings
 from mvquant.methods import WeightResults, plan_factors
 from mvquant.plan import CalibrationRecord, Plan
+from mvquant.preflight import preflight
 from mvquant.progress import Progress
 from mvquant.stats import token_hash
 
@@ -68,6 +65,22 @@ class Workplace:
     states_memory: int = DEFAULT_LIMIT
     processes: SharedWork = ALONE
     waiting: WaitingProgram | None = None
+
+    def has_package_results(self, work: Path) -> bool:
+        """Whether an earlier run's work is taken up of which only the checkpoint is left to write."""
+        return self.resume and WorkFolder(work).package_is_done
+
+    def preflight(self, plan: Plan, view: ModelView, batches: Sequence[Int64[Tensor, "1 _"]], work: Path) -> str:
+        """Refuse what cannot fit here; see `mvquant.preflight`."""
+        return preflight(
+            plan,
+            view,
+            batches,
+            work,
+            device=self.device,
+            states_memory=self.states_memory,
+            processes=self.processes.size,
+        )
 
 
 HERE = Workplace()
@@ -164,7 +177,7 @@ def calibrated_weights(
     by_layers = works_by_layers(plan.recipe.method)
     if not by_layers:
         require_one_process(plan.recipe.method, place.processes)
-        place = _on_cpu(place, plan.recipe.method, say)
+        place = _usable_by_package(place, plan.recipe.method, say)
     if len(batches) < place.processes.size:
         raise UsageError(
             f"{place.processes.size} processes cannot share {len(batches)} calibration sequences: "
@@ -172,31 +185,40 @@ def calibrated_weights(
         )
     versions = package_versions(plan.recipe.method.backend)
     made_with = _made_with(checkpoint, plan, versions, place)
-    _preflight(plan, view, batches, work, place, say, whole=not by_layers)
+    if not place.has_package_results(work):
+        say(place.preflight(plan, view, batches, work))
     for sentence in few_tokens(plan, batches):
         say(sentence)
     with opened_work(work, _fingerprint(made_with), resume=place.resume, processes=place.processes) as folder:
         if folder.finished:
             say(f"going on after layer {folder.finished} of {len(view.attentions)}")
-        elif folder.done:
+        elif folder.package_is_done:
             say(f"going on: {plan.recipe.method.backend} has done its part, the checkpoint is left to write")
         results: StoredResults | FolderResults
         if by_layers:
             watched = _timed(progress, say, folder.finished)
             results = _run_layers(checkpoint, view, plan, batches, folder, place, watched)
         else:
-            results = run_folder_backend(checkpoint, view, plan, batches, folder.package, progress, place.waiting)
+            device = str(place.device)
+            results = run_folder_backend(
+                checkpoint, view, plan, batches, folder.package, progress, place.waiting, device
+            )
         for sentence in warn_of(results.records):
             say(sentence)
-        yield CalibratedWeights(results, log_text(made_with, results.records), versions)
+        try:
+            yield CalibratedWeights(results, log_text(made_with, results.records), versions)
+        except BackendError:  # what the package saved cannot be used
+            forget_done(folder.package)
+            raise
         if place.processes.rank == 0:
             folder.remove()
 
 
-def _on_cpu(place: Workplace, method: MethodSettings, say: Note) -> Workplace:
-    """Packages for whole models are run on the CPU, and the log is to say so."""
-    if place.device != CPU:
-        say(f"{method.backend} runs on the CPU, not on {place.device}, which is for methods that go by layers")
+def _usable_by_package(place: Workplace, method: MethodSettings, say: Note) -> Workplace:
+    """Leave the device to a package that can use it; others run on the CPU, and the log is to say so."""
+    if place.device.type in FOLDER_BACKENDS[method.backend].devices:
+        return place
+    say(f"{method.backend} runs on the CPU: it cannot use {place.device}")
     return replace(place, device=CPU)
 
 
@@ -266,22 +288,3 @@ def _fingerprint(made_with: dict[str, Any]) -> Fingerprint:
         settings={name: made_with[name] for name in ("method", "backend", "device", "threads")} | made_with["settings"],
         versions=made_with["versions"],
     )
-
-
-def _preflight(
-    plan: Plan,
-    view: ModelView,
-    batches: Sequence[Tensor],
-    work: Path,
-    place: Workplace,
-    say: Note,
-    *,
-    whole: bool,
-) -> None:
-    lengths = [batch.shape[1] for batch in batches]
-    count = place.processes.size
-    package = FOLDER_BACKENDS[plan.recipe.method.backend] if whole else None
-    needs = predict(plan, view, lengths, place.states_memory, processes=count, package=package)
-    room = available_room(place.device, work, count)
-    require_room(needs, room)
-    say(needs.line(room, operations_per_second(place.device, getattr(torch, plan.dtype))))

@@ -28,7 +28,8 @@ def lazy_names(package: str, homes: Mapping[str, tuple[str, ...]]) -> Callable[[
 
     Args:
         package: its name.
-        homes: by module of the package, the names that are found there; none of them may be a module's.
+        homes: by module of the package, the names that are found there; none may be a module's name, as importing that
+            module would put it in the name's place.
 
     >>> lazy_names("json", {"decoder": ("JSONDecoder",)})("JSONDecoder").__module__
     'json.decoder'

@@ -14,7 +14,7 @@ from mvquant.analysis import Analysis, analyze
 from mvquant.calibrated import Workplace, work_folder
 from mvquant.checkpoint.folder import open_checkpoint
 from mvquant.checkpoint.native import QUANT_METHOD, read_quantization_config
-from mvquant.checkpoint.staging import check_writable, staged_folder
+from mvquant.checkpoint.staging import staged_folder
 from mvquant.errors import UsageError
 from mvquant.evaluation import EvalResult, Subject, Task, TaskResult, evaluate, load_tasks
 from mvquant.evaluation.chat import as_chat
@@ -42,6 +42,7 @@ from mvquant.quantizing import (
     open_model,
     plan_model,
     quantize,
+    require_room_to_quantize,
 )
 from mvquant.recipe import Calibration
 from mvquant.resources import resource_folder
@@ -51,12 +52,12 @@ __all__ = [
     "OpenModel",
     "Workplace",
     "calibration_tokens",
-    "check_writable",
     "joined_processes",
     "own_device",
     "plan_model",
     "quantize",
     "require_method",
+    "require_room_to_quantize",
     "usable_device",
     "work_folder",
 ]

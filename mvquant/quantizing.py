@@ -27,7 +27,7 @@ from mvquant.methods import require_plan_fit
 from mvquant.plan import Plan
 from mvquant.policies import make_plan, require_rope
 from mvquant.progress import Progress
-from mvquant.recipe import Calibration, Recipe
+from mvquant.recipe import Calibration, Protect, Recipe
 from mvquant.reference import reference_path, reference_texts
 from mvquant.stats import CalibrationStats
 
@@ -47,12 +47,15 @@ class OpenModel:
         checkpoint: the folder.
         view: the structure.
         tokens: calibration sequences that were made for it, by what was asked for: planning and quantizing need the
-            same, and what there is to say of the text is said once.
+            same, and what there is to say of the text is said once. Text that changed since is read when the model is
+            opened again.
     """
 
     checkpoint: Checkpoint
     view: ModelView
-    tokens: dict[Calibration, list[Int64[Tensor, "1 length"]]] = field(default_factory=dict, compare=False, repr=False)
+    tokens: dict[Calibration, list[Int64[Tensor, "1 length"]]] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
 
 
 def open_model(model: str) -> OpenModel:
@@ -89,7 +92,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def calibration_tokens(
     model: str, opened: OpenModel, calibration: Calibration
 ) -> tuple[str, list[Int64[Tensor, "1 length"]]]:
-    """Return the name of the calibration text, and its sequences.
+    """Return the name of the calibration text, and its sequences; the text is read once for an opened model.
 
     Raises:
         CalibrationError: text that cannot be had, or is shorter than one sequence.
@@ -101,7 +104,7 @@ def calibration_tokens(
     named = calibration.model_copy(update={"source": source})
     if named not in opened.tokens:
         opened.tokens[named] = _tokens_of(opened.checkpoint, named)
-    return source, opened.tokens[named]
+    return source, list(opened.tokens[named])
 
 
 def _tokens_of(checkpoint: Checkpoint, calibration: Calibration) -> list[Int64[Tensor, "1 length"]]:
@@ -135,6 +138,24 @@ def measure(
         limit=place.states_memory,
         progress=progress,
     )
+
+
+def require_room_to_quantize(model: str, recipe: Recipe, opened: OpenModel, out: Path, place: Workplace = HERE) -> None:
+    """Refuse, before the model is run for statistics, what could not be quantized here afterwards.
+
+    Measures nothing: the least that any plan of the recipe takes is that without protection.
+
+    Raises:
+        UsageError: memory or disk do not suffice, with the numbers.
+    """
+    if not (recipe.calibrates_weights and recipe.needs_statistics):
+        return
+    work = work_folder(out)
+    if not place.has_package_results(work):
+        update = {"protect": Protect(policy="none"), "fold": None, "kv_cache": None}
+        least = plan_model(model, recipe.model_copy(update=update), opened)
+        _, batches = calibration_tokens(model, opened, recipe.calibration)
+        place.preflight(least, opened.view, batches, work)
 
 
 def plan_model(

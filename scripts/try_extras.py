@@ -1,4 +1,4 @@
-"""Install every extra of pyproject.toml alone, in a fresh environment, and do with it what it is for.
+"""Install every extra for users alone, in a fresh environment, and do with it what it is for.
 
     python scripts/try_extras.py
     python scripts/try_extras.py --extra gptq --extra eval

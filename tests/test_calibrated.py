@@ -96,7 +96,7 @@ def test_text_that_changed_since_the_plan_is_refused(opened, tmp_path):
     plan = pipeline.plan_model("reference", recipe, opened)
     text.write_text("the river ran away. " * 200)
     with pytest.raises(PlanError, match=r"text\.txt.*plan again"):
-        pipeline.quantize(opened, plan, tmp_path / "out")
+        pipeline.quantize(pipeline.open_model("reference"), plan, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["text.txt"]
 
 
@@ -154,7 +154,7 @@ def test_another_text_or_plan_is_not_resumed(plan, opened, tmp_path, backend):
 
 
 def test_what_does_not_fit_is_refused_before_any_work(plan, opened, tmp_path, monkeypatch):
-    monkeypatch.setattr(calibrated, "available_room", lambda *_: Room(memory=1000, disk=10**15))
+    monkeypatch.setattr("mvquant.preflight.available_room", lambda *_: Room(memory=1000, disk=10**15))
     with pytest.raises(UsageError, match="of memory at the peak"):
         pipeline.quantize(opened, plan, tmp_path / "out")
     assert not list(tmp_path.iterdir())
@@ -179,19 +179,18 @@ def test_more_processes_than_sequences_are_refused_before_any_work(plan, opened,
     assert not list(tmp_path.iterdir())
 
 
-def test_packages_that_take_whole_models_are_promised_the_memory_of_the_machine(opened, tmp_path, monkeypatch):
-    """They run on the CPU, whichever device layers would run on."""
+def test_a_package_that_cannot_use_the_device_runs_on_the_cpu_and_says_so(opened, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(calibrated, "available_room", lambda *each: asked.append(each) or Room(10**15, 10**15))
+    monkeypatch.setattr("mvquant.preflight.available_room", lambda *each: asked.append(each) or Room(10**15, 10**15))
     weights = Weights.model_validate({"scheme": "w4a16", "method": {"name": "gptq", "backend": "auto-gptq"}})
     recipe = Recipe(summary="t", weights=weights)
     text = record_of(batches(), "t", 0)
     plan = make_plan(opened.view, recipe, model="t", dtype="bfloat16", calibration=text)
     said = []
-    place = calibrated._on_cpu(Workplace(device=torch.device("cuda")), recipe.method, said.append)
-    calibrated._preflight(plan, opened.view, batches(), tmp_path, place, said.append, whole=True)
+    place = calibrated._usable_by_package(Workplace(device=torch.device("cuda")), recipe.method, said.append)
+    said.append(Workplace(device=torch.device("cuda")).preflight(plan, opened.view, batches(), tmp_path))
     assert asked == [(torch.device("cpu"), tmp_path, 1)]
-    assert said[0] == "auto-gptq runs on the CPU, not on cuda, which is for methods that go by layers"
+    assert said[0] == "auto-gptq runs on the CPU: it cannot use cuda"
     assert "auto-gptq holds the whole model" in said[1]
     assert calibrated._made_with(opened.checkpoint, plan, {}, place)["device"] == "cpu"
 

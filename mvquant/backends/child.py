@@ -105,7 +105,14 @@ def watch_child(
     way_out: str = "",
     report: Callable[[str], None] | None = None,
 ) -> None:
-    """Follow what was started to its end; see `run_logged`.
+    """Follow what was started to its end, and end what it has started.
+
+    Args:
+        process: from `start_child`.
+        log: file that its output is added to.
+        what: to call it in errors.
+        way_out: what the person can do when it fails, if that is known.
+        report: is told every line.
 
     Raises:
         BackendError: it failed, or was killed; with its last lines.
@@ -156,6 +163,8 @@ def _reads(process: "subprocess.Popen[bytes]") -> Generator[bytes]:
 
 def end_child(process: "subprocess.Popen[bytes]") -> None:
     """Kill what still runs of a process and of all that it started, which share its group."""
+    if process.stdout is not None and process.stdout.closed:
+        return  # it was ended before, and its number can be another's by now
     process.poll()
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
@@ -169,7 +178,7 @@ def end_child(process: "subprocess.Popen[bytes]") -> None:
 def end_with_parent() -> None:
     """Kill this process, with its group if it leads one, as soon as the process that it works for is gone.
 
-    That is the one that called `run_logged`; without it, the one that is the parent now.
+    That is the one that called `start_child`; without it, the one that is the parent now.
     """
     parent = int(os.environ.get(PARENT) or os.getppid())
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()

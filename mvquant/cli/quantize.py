@@ -1,14 +1,16 @@
 """`mvquant quantize`: the main job."""
 
+import os
 import time
 from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mvquant.backends.folder.programs import started_early
+from mvquant.checkpoint.staging import check_writable
 from mvquant.cli.heavy import pipeline, report
 from mvquant.cli.terminal import (
     INTERRUPTED,
@@ -60,10 +62,10 @@ def quantize(
     """
     if plan is not None and (scheme, recipe, calibration) != (None, None, None):
         raise ConfigError("command line", ["--plan decides everything: leave --scheme, --recipe and --calibration"])
-    decided = chosen_recipe(scheme, recipe, calibration) if plan is None else load_plan(plan)
     started = time.monotonic()
-    with _package_started(decided) as waiting, pipeline.joined_processes(device) as processes:
-        pipeline.check_writable(output, overwrite=overwrite)
+    decided = chosen_recipe(scheme, recipe, calibration) if plan is None else load_plan(plan)
+    check_writable(output, overwrite=overwrite)
+    with _package_started(decided, resume=resume) as waiting, pipeline.joined_processes(device) as processes:
         first = processes.rank == 0
         place = pipeline.Workplace(
             resume=resume,
@@ -90,8 +92,10 @@ def quantize(
         err.print(f"wrote {output} in {time.monotonic() - started:.1f} s", highlight=False)
 
 
-def _package_started(decided: Plan | Recipe) -> "AbstractContextManager[WaitingProgram | None]":
+def _package_started(decided: Plan | Recipe, *, resume: bool) -> "AbstractContextManager[WaitingProgram | None]":
     """Have the package that will be asked import what it needs while this process does, before anything heavy."""
+    if resume or int(os.environ.get("WORLD_SIZE", "1")) > 1:  # what it made is there, or it will be refused
+        return nullcontext()
     recipe = decided.recipe if isinstance(decided, Plan) else decided
     return started_early(recipe.method.backend)
 
@@ -100,6 +104,7 @@ def _planned(model: str, recipe: Recipe, opened: "OpenModel", place: "Workplace"
     if recipe.calibrates_weights:
         work = pipeline.work_folder(output)
         pipeline.require_method(recipe.method, opened.view, work, resume=place.resume, processes=place.processes)
+        pipeline.require_room_to_quantize(model, recipe, opened, output, place)
     with progress_bar("calibrating", shown=place.processes.rank == 0) as progress:
         return pipeline.plan_model(model, recipe, opened, progress=progress, place=place)
 

@@ -66,11 +66,11 @@ def available_room(device: torch.device, folder: Path, processes: int = 1) -> Ro
 
     Args:
         device: that runs the layers.
-        folder: to work in; it need not be there.
+        folder: to work in; it need not be there. What an earlier run left in it counts as free.
         processes: that share the machine's memory.
     """
     own = None if device.type == CPU.type else available_memory(device)
-    return Room(available_memory(CPU) // processes, available_disk(folder), own)
+    return Room(available_memory(CPU) // processes, available_disk(folder) + _bytes_in(folder), own)
 
 
 def available_memory(device: torch.device, groups: Iterable[MemoryGroup] = OWN_GROUPS) -> int:
@@ -90,6 +90,10 @@ def available_disk(folder: Path) -> int:
     """Bytes free where a folder is or will be."""
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     return shutil.disk_usage(existing).free
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
 
 
 def operations_per_second(device: torch.device, dtype: torch.dtype) -> float:

@@ -7,7 +7,8 @@ inputs-00004/000017.safetensors  what the next layer gets of sequence 17
 package/                         instead of both: what a package for whole models works in, and what it made
 
 Files of layers are written beside and renamed, after the next layer's inputs are complete: a layer whose file is there
-is done. So a run that is killed at any moment can be gone on with.
+is done. So a run that is killed at any moment can be gone on with; one of a package for whole models once that has
+done its part.
 """
 
 import fcntl
@@ -50,9 +51,14 @@ class WorkFolder:
         return self.path / "package"
 
     @property
-    def done(self) -> str | None:
-        """What there is to go on from, for people; None if nothing."""
-        if is_done(self.package):
+    def package_is_done(self) -> bool:
+        """Whether a package for whole models has done its part."""
+        return is_done(self.package)
+
+    @property
+    def what_is_done(self) -> str | None:
+        """What there is to go on from, in words; None if nothing."""
+        if self.package_is_done:
             return "all layers done, and not written"
         return f"{self.finished} layers done" if self.finished else None
 
@@ -171,7 +177,7 @@ def require_no_earlier(path: Path) -> None:
     Raises:
         UsageError: with the way to go on, and the way to start again.
     """
-    if done := WorkFolder(path).done:
+    if done := WorkFolder(path).what_is_done:
         raise UsageError(
             f"{path} holds an interrupted quantization ({done}): go on with --resume, "
             "or remove that folder to start again"
@@ -204,7 +210,7 @@ def opened_work(
         return
     _make(path)
     with _locked(path):
-        if work.done:
+        if work.what_is_done:
             _check(work, fingerprint, resume=resume)
         else:
             _begin(path, fingerprint)
@@ -212,7 +218,7 @@ def opened_work(
         try:
             yield work
         except BaseException:
-            if not work.done:
+            if not work.what_is_done:
                 work.remove()
             raise
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from mvquant.layerwise import Room
 from mvquant.method_backends import LAYER_BACKENDS
 from tests.layerwise.examples import StopsOnce
 
@@ -57,3 +58,27 @@ def test_a_device_that_is_not_there_is_named(mvquant, recipe, tmp_path):
     code, _, err = mvquant("quantize", "reference", "--recipe", recipe, "-o", tmp_path / "out", "--device", "tpu9")
     assert code == 2
     assert "tpu9" in err
+
+
+def test_what_cannot_fit_is_refused_before_anything_is_measured(mvquant, tmp_path, monkeypatch):
+    monkeypatch.setattr("mvquant.preflight.available_room", lambda *_: Room(memory=10**5, disk=10**12))
+    monkeypatch.setattr("mvquant.quantizing.layerwise_stats", None)
+    monkeypatch.setattr("mvquant.method_backends.registry.require", lambda _name: {})
+    options = ("--scheme", "mv-protect-gptq-w4a16", "--calibration", "reference", "-o", tmp_path / "out")
+    code, _, err = mvquant("quantize", "reference", *options)
+    assert code == 2
+    assert "0 MB are free" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_there_is_to_say_of_the_text_is_said_once(mvquant, tmp_path, caplog):
+    recipe = tmp_path / "recipe.yaml"
+    text = tmp_path / "text.txt"
+    text.write_text("The old bridge is made of stone. " * 60)
+    recipe.write_text(
+        "summary: rounded activations\nweights: {scheme: w8a8-static}\nprotect: {policy: massive, pairs: 0.125}\n"
+        f"calibration: {{source: {text}, sequences: 64, length: 64}}\n"
+    )
+    code, _, err = mvquant("quantize", "reference", "--recipe", recipe, "-o", tmp_path / "out")
+    assert code == 0, err
+    assert len([record for record in caplog.records if "the calibration text gives" in record.message]) == 1

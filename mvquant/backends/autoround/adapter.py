@@ -23,5 +23,9 @@ FAMILIES_TRIED = frozenset(FAMILIES) - {"mixtral", "qwen3_moe"}
 """The package has no list of its own: it takes any causal model. All dense ones of ours were tried."""
 
 AUTO_ROUND = FolderBackend(
-    name="auto-round", families=FAMILIES_TRIED, command=PROGRAMS["auto-round"].command, mistakes=_mistakes
+    name="auto-round",
+    families=FAMILIES_TRIED,
+    command=PROGRAMS["auto-round"].command,
+    mistakes=_mistakes,
+    devices=frozenset({"cpu", "cuda"}),
 )

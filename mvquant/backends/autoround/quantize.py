@@ -48,7 +48,7 @@ def quantize(job: Job) -> list[ModuleRecord]:
         seqlen=tokens[0].shape[1],
         seed=job.seed,
         scale_dtype=SCALES[job.dtype],
-        device_map="cpu",
+        device_map=job.device,
         enable_torch_compile=False,
     )
     made, records = job.out.with_name("made"), list[ModuleRecord]()

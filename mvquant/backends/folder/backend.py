@@ -23,6 +23,7 @@ class FolderBackend:
         command: from the files of jobs (one, but in tests) to the child process that does them.
         mistakes: yields what of a plan the package cannot do, each with the way out.
         environment: variables for the child beside the usual ones.
+        devices: types of those that it can run layers on; the model itself lies in the machine's memory.
         prepare: changes the source folder to the package's liking.
         weight_bytes: of a weight as the child process holds it before it is packed; None: those of the model's dtype.
         saved_copies: of the quantized model that lie in the work folder at once.
@@ -33,6 +34,7 @@ class FolderBackend:
     command: Callable[..., list[str]]
     mistakes: Callable[[Plan, ModelView], Iterable[str]]
     environment: Mapping[str, str] = field(default_factory=dict)
+    devices: frozenset[str] = frozenset({"cpu"})
     prepare: Callable[[Path], None] = _as_it_is
     weight_bytes: int | None = None
     saved_copies: int = 1

@@ -4,7 +4,7 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,23 @@ def run_child(quantize: Callable[[Job], Sequence[ModuleRecord]], package: str) -
     """
     end_with_parent()
     sys.addaudithook(_refuse_network)
+    files = _files()
     importlib.import_module(package)
-    for file in map(Path, sys.argv[1:] or map(str.rstrip, sys.stdin)):
+    for file in files:
         job = Job.model_validate_json(file.read_text(encoding="utf-8"))
         os.chdir(file.parent)  # some packages write where they are
         records = quantize(job)
         job.records.write_text(json.dumps([record.model_dump() for record in records]), encoding="utf-8")
+
+
+def _files() -> Iterator[Path]:
+    """Files of jobs: the arguments, or lines of standard input, of which nobody else here gets to see anything."""
+    if len(sys.argv) > 1:
+        return map(Path, sys.argv[1:])
+    lines = os.fdopen(os.dup(0), "rb")
+    with Path(os.devnull).open("rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    return (Path(os.fsdecode(line.rstrip(b"\n"))) for line in lines)
 
 
 def _refuse_network(event: str, arguments: tuple[Any, ...]) -> None:

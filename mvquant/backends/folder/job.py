@@ -31,6 +31,7 @@ class Job(BaseModel):
         kept: protected rows, by the full name of their module.
         layers: decoder layers of the model, in order.
         seed: of the calibration, for methods that draw.
+        device: that layers are run on, such as `cuda:0`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,6 +49,7 @@ class Job(BaseModel):
     kept: dict[str, tuple[int, ...]] = {}
     layers: tuple[str, ...] = ()
     seed: int = 0
+    device: str = "cpu"
 
 
 def save_tokens(batches: Sequence[Int64[Tensor, "1 length"]], file: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mvquant.backends import registry
 from mvquant.backends.child import end_child, start_child
+from mvquant.checkpoint.staging import raised_termination
 from mvquant.method_settings import BackendName
 
 
@@ -32,7 +33,8 @@ class Program:
 
     def command(self, *jobs: Path) -> list[str]:
         """Return the command line that does jobs, or waits for them."""
-        return [sys.executable, "-m", self.module, *map(str, jobs)]
+        # -P: the folder that it starts in, which can be a downloaded model's, is not searched for modules
+        return [sys.executable, "-P", "-m", self.module, *map(str, jobs)]
 
 
 PROGRAMS: dict[BackendName, Program] = {
@@ -75,28 +77,42 @@ class WaitingProgram:
     backend: BackendName
     process: "subprocess.Popen[bytes]"
 
+    @property
+    def is_free(self) -> bool:
+        """Whether it can still be given jobs, which is done once."""
+        return self.process.stdin is not None and not self.process.stdin.closed
+
     def give(self, jobs: Sequence[Path]) -> None:
-        """Tell it the files of its jobs, once; whether it still lives is seen by who watches it."""
+        """Tell it the files of its jobs; whether it still lives is seen by who watches it."""
         assert self.process.stdin is not None, "it was started with a pipe"
         with suppress(BrokenPipeError):
-            self.process.stdin.write("".join(f"{job}\n" for job in jobs).encode())
+            self.process.stdin.write(b"".join(os.fsencode(job) + b"\n" for job in jobs))
             self.process.stdin.close()
 
 
 @contextmanager
 def started_early(backend: BackendName) -> Generator[WaitingProgram | None]:
-    """Start the program of a backend, if it has one and all that it needs is installed, and end it with the block."""
+    """Start the program of a backend, if it has one and all that it needs is installed, and end it with the block.
+
+    Args:
+        backend: by name; nothing is started for those that work layer by layer or have an environment of their own.
+
+    Raises:
+        BackendError: it could not be started.
+        SystemExit: this process was asked to end by SIGTERM, in its main thread.
+    """
     program = PROGRAMS.get(backend)
     if program is None or registry.state(backend).missing:
         yield None
         return
-    process = start_child(
-        program.command(),
-        what=f"backend {backend}",
-        environment=child_environment(more=program.environment),
-        stdin=subprocess.PIPE,
-    )
-    try:
-        yield WaitingProgram(backend, process)
-    finally:
-        end_child(process)
+    with raised_termination():
+        process = start_child(
+            program.command(),
+            what=f"backend {backend}",
+            environment=child_environment(more=program.environment),
+            stdin=subprocess.PIPE,
+        )
+        try:
+            yield WaitingProgram(backend, process)
+        finally:
+            end_child(process)

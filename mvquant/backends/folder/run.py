@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Int64
+from safetensors import SafetensorError
 from torch import Tensor
 
 from mvquant.arch import ModelView
@@ -39,12 +40,17 @@ FOLDER_BACKENDS: dict[BackendName, FolderBackend] = {
 JOB, LOG = "job.json", "package.log"
 
 DONE = "done"
-"""In the folder of a job: the package has saved everything, and it could be read."""
+"""In the folder of a job: the package has saved everything."""
 
 
 def is_done(place: Path) -> bool:
     """Whether a package has done its part in a folder, and only the checkpoint is to be written."""
     return (place / DONE).is_file()
+
+
+def forget_done(place: Path) -> None:
+    """Have a package do its part again, as what it made cannot be used."""
+    (place / DONE).unlink(missing_ok=True)
 
 
 def run_folder_backend(
@@ -55,6 +61,7 @@ def run_folder_backend(
     place: Path,
     progress: Progress | None = None,
     waiting: WaitingProgram | None = None,
+    device: str = "cpu",
 ) -> FolderResults:
     """Have a package quantize every planned module in its base scheme, on these very tokens.
 
@@ -65,10 +72,11 @@ def run_folder_backend(
         view: its structure.
         plan: whose method names one of `FOLDER_BACKENDS`.
         batches: calibration sequences.
-        place: folder to work in, made here. Results are read from it, so that it has to stay until they are written;
-            when the package fails, it is removed.
+        place: folder to work in, made here; what a job that did not end well left there is removed. Results are read
+            from it, so that it has to stay until they are written; when the package fails, it is removed.
         progress: is told of every layer, as far as the package says.
         waiting: the package's process, if it was started before.
+        device: that it runs layers on, of a type that it can use.
 
     Raises:
         BackendError: the package is not installed, or failed; with the last lines of its log.
@@ -79,12 +87,11 @@ def run_folder_backend(
     require_backend_fit(plan, view)
     require(backend.name)
     if is_done(place):
-        return read_results(checkpoint, view, plan, place)
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
+        return _taken_up(checkpoint, view, plan, place)
+    _begin(place)
     try:
         with raised_termination():
-            job = write_job(backend, checkpoint, view, plan, batches, place)
+            job = write_job(backend, checkpoint, view, plan, batches, place, device)
             run_jobs(backend, [place / JOB], place / LOG, progress, waiting)
             shutil.rmtree(job.source)
             results = read_results(checkpoint, view, plan, place)
@@ -95,6 +102,24 @@ def run_folder_backend(
         raise
 
 
+def _begin(place: Path) -> None:
+    if place.exists() and any(place.iterdir()) and not (place / JOB).exists():
+        raise BackendError(f"{place} is in the way, and no job of a package: move it")
+    if place.exists():
+        shutil.rmtree(place)
+    place.mkdir(parents=True)
+
+
+def _taken_up(checkpoint: Checkpoint, view: ModelView, plan: Plan, place: Path) -> FolderResults:
+    try:
+        return read_results(checkpoint, view, plan, place)
+    except (BackendError, OSError, ValueError, KeyError, SafetensorError) as error:
+        name = plan.recipe.method.backend
+        raise BackendError(
+            f"{place}: what {name} made cannot be read ({error}): remove {place.parent} to start again"
+        ) from None
+
+
 def write_job(
     backend: FolderBackend,
     checkpoint: Checkpoint,
@@ -102,9 +127,10 @@ def write_job(
     plan: Plan,
     batches: Sequence[Int64[Tensor, "1 length"]],
     place: Path,
+    device: str = "cpu",
 ) -> Job:
     """Write all that a child process reads into an empty folder."""
-    job = make_job(plan, view, place)
+    job = make_job(plan, view, place, device)
     write_source(checkpoint, SourceWeights(checkpoint, view, plan), job.source)
     backend.prepare(job.source)
     save_tokens(batches, job.tokens)
@@ -160,7 +186,7 @@ def require_family(backend: FolderBackend, view: ModelView) -> None:
         )
 
 
-def make_job(plan: Plan, view: ModelView, place: Path) -> Job:
+def make_job(plan: Plan, view: ModelView, place: Path, device: str = "cpu") -> Job:
     """Say what is to be done, in a folder that is there for it."""
     place = place.resolve()  # the package runs in another folder
     planned = {module.name for module in plan.modules if module.scheme.is_quantized}
@@ -178,6 +204,7 @@ def make_job(plan: Plan, view: ModelView, place: Path) -> Job:
         kept={module.name: rows for module in plan.modules if (rows := module.protected_rows)},
         layers=tuple(dict.fromkeys(attention.module.rpartition(".")[0] for attention in view.attentions)),
         seed=plan.calibration.seed if plan.calibration else 0,
+        device=device,
     )
 
 
@@ -200,7 +227,7 @@ def run_jobs(
         if progress is not None and word == PROGRESS and len(said) == 3:
             progress(said[2], int(said[0]), int(said[1]))
 
-    if waiting is not None and waiting.backend == backend.name:
+    if waiting is not None and waiting.backend == backend.name and waiting.is_free:
         waiting.give(files)
         watch_child(waiting.process, log, what=what, report=report)
         return

@@ -48,5 +48,6 @@ GPTQMODEL = FolderBackend(
     command=PROGRAMS["gptqmodel"].command,
     mistakes=_mistakes,
     environment=PROGRAMS["gptqmodel"].environment,
+    devices=frozenset({"cpu", "cuda"}),
     saved_copies=2,  # one of them is what it offloads layer by layer
 )

@@ -27,7 +27,7 @@ def quantize(job: Job) -> list[ModuleRecord]:
 
     dtype: torch.dtype = getattr(torch, job.dtype)
     seen = SeenRows(job.kept)
-    model: Any = GPTQModel.load(str(job.source), _config(job), dtype=dtype, device="cpu")
+    model: Any = GPTQModel.load(str(job.source), _config(job), dtype=dtype, device=job.device)
     tokens = [{"input_ids": batch, "attention_mask": torch.ones_like(batch)} for batch in load_tokens(job.tokens)]
     with ExitStack() as changes:
         changes.enter_context(_watched_records(job))

@@ -1,20 +1,22 @@
 """Programs that are started before there is work for them."""
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
-from importlib.metadata import PackageNotFoundError
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from mvquant.backends import registry
 from mvquant.backends.child import watch_child
 from mvquant.backends.folder.backend import FolderBackend
 from mvquant.backends.folder.job import Job
 from mvquant.backends.folder.programs import PROGRAMS, Program, child_environment, started_early
 from mvquant.backends.folder.run import FOLDER_BACKENDS, run_jobs
-from mvquant.backends.registry import BACKENDS
+from mvquant.backends.registry import BACKENDS, state
 from mvquant.errors import BackendError
 from mvquant.method_settings import Gptq
 from mvquant.scheme import WeightScheme
@@ -31,6 +33,7 @@ def stand_in(monkeypatch, tmp_path):
         (tmp_path / "stand_in.py").write_text(code)
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
         monkeypatch.setitem(PROGRAMS, "gptqmodel", Program("stand_in"))
+        monkeypatch.setattr(registry, "state", lambda name: replace(state(name), missing=()))
 
     return use
 
@@ -45,7 +48,7 @@ def test_nothing_heavy_is_imported_to_start_one():
 def test_every_backend_of_this_environment_that_takes_folders_has_one():
     assert set(PROGRAMS) == {name for name in FOLDER_BACKENDS if BACKENDS[name].place == "here"}
     for name, program in PROGRAMS.items():
-        assert FOLDER_BACKENDS[name].command(Path("a")) == [sys.executable, "-m", program.module, "a"]
+        assert FOLDER_BACKENDS[name].command(Path("a")) == [sys.executable, "-P", "-m", program.module, "a"]
         assert FOLDER_BACKENDS[name].environment == program.environment
 
 
@@ -99,40 +102,77 @@ def test_other_backends_have_none(name):
 
 def test_what_is_not_installed_is_not_started(stand_in, monkeypatch):
     stand_in(WAITS)
-    monkeypatch.setattr("mvquant.backends.environments.version", _missing)
+    monkeypatch.setattr(registry, "state", lambda name: replace(state(name), missing=("gptqmodel",)))
     with started_early("gptqmodel") as waiting:
         assert waiting is None
 
 
-def _missing(name):
-    raise PackageNotFoundError(name)
+def test_modules_in_the_folder_that_it_starts_in_are_not_its_own(stand_in, tmp_path, monkeypatch):
+    stand_in("import random; print('its own', flush=True)")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "random.py").write_text("raise RuntimeError('code of the model')")
+    monkeypatch.chdir(tmp_path / "model")
+    with started_early("gptqmodel") as waiting:
+        watch_child(waiting.process, tmp_path / "log", what="it")
+    assert (tmp_path / "log").read_text() == "its own\n"
+
+
+def test_work_is_given_once_and_then_to_a_new_one(stand_in, tmp_path):
+    stand_in(WAITS)
+    new = replace(FOLDER_BACKENDS["gptqmodel"], command=lambda *_: [sys.executable, "-c", "print('new')"])
+    with started_early("gptqmodel") as waiting:
+        for _ in range(2):
+            run_jobs(new, [tmp_path / "job"], tmp_path / "log", waiting=waiting)
+    assert (tmp_path / "log").read_text().splitlines() == ["ready", f"job {tmp_path / 'job'}", "new"]
+
+
+def test_a_termination_signal_before_there_is_work_ends_it(stand_in, tmp_path):
+    stand_in("import time; time.sleep(600)")
+    code = """
+    import time
+    from mvquant.backends.folder.programs import PROGRAMS, Program, registry, started_early
+    PROGRAMS["gptqmodel"] = Program("stand_in")
+    registry.state = lambda _name: type("", (), {"missing": ()})
+    with started_early("gptqmodel") as waiting:
+        print(waiting.process.pid, flush=True)
+        time.sleep(600)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        pid = int(parent.stdout.readline())
+        assert is_running(pid)
+        parent.send_signal(signal.SIGTERM)
+        assert parent.wait(timeout=30) == 128 + signal.SIGTERM
+    assert_gone([pid])
 
 
 def test_a_program_does_jobs_that_come_by_standard_input_each_in_its_folder(tmp_path):
     files = []
-    for name in ("one", "two"):
+    for name in ("one", "zw\u00f6lf"):
         folder = tmp_path / name
         folder.mkdir()
         parts = {part: folder / part for part in ("source", "tokens", "out", "seen", "records")}
         job = Job(**parts, dtype="bfloat16", method=Gptq(), scheme=WeightScheme(bits=4))
         (folder / "job.json").write_text(job.model_dump_json())
         files.append(folder / "job.json")
+    (tmp_path / "package.py").write_text("import sys; print('imported', sys.stdin.read() == '', flush=True)")
     code = """
-    import os, sys
+    import os
     from mvquant.backends.folder.child import run_child
     def quantize(job):
-        assert "colorsys" in sys.modules
-        print(os.getcwd() == str(job.out.parent))
+        print(os.getcwd() == str(job.out.parent), flush=True)
         return []
-    run_child(quantize, "colorsys")
+    run_child(quantize, "package")
     """
-    done = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code)],
-        input="".join(f"{file}\n" for file in files),
-        env={**os.environ, **child_environment()},
-        capture_output=True,
+        env={**os.environ, **child_environment(), "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path.cwd()}"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
-        check=True,
-    )
-    assert done.stdout.split() == ["True", "True"]
-    assert all((tmp_path / name / "records").read_text() == "[]" for name in ("one", "two"))
+    ) as process:
+        assert process.stdout.readline() == "imported True\n"  # before there is a job, of which it sees nothing
+        process.stdin.write("".join(f"{file}\n" for file in files))
+        process.stdin.close()
+        assert process.stdout.read().split() == ["True", "True"]
+    assert all((tmp_path / name / "records").read_text() == "[]" for name in ("one", "zw\u00f6lf"))
