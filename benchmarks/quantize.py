@@ -37,7 +37,7 @@ LLAMA_1B = {
 }
 SIZES = {"1b": LLAMA_1B, "tiny": {**LLAMA_1B, "num_hidden_layers": 2, "hidden_size": 256}}
 RECIPE = """\
-summary: 4-bit weights, groups of 128, symmetric; an eighth of the RoPE pairs of Q and K, slowest first, at 8 bits
+summary: 4-bit weights, groups of 128, symmetric; an eighth of the RoPE pairs of Q and K, slow pairs first, at 8 bits
 weights: {scheme: w4a16}
 protect: {policy: slow-pairs, pairs: 0.125, scheme: w8a16}
 """

@@ -16,7 +16,6 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from mvquant.arch import ModelView
-from mvquant.backends.folder.programs import WaitingProgram
 from mvquant.backends.folder.results import FolderResults
 from mvquant.backends.folder.run import FOLDER_BACKENDS, forget_done, run_folder_backend
 from mvquant.calibration import few_tokens
@@ -24,12 +23,9 @@ from mvquant.checkpoint.folder import Checkpoint
 from mvquant.checkpoint.folder_hash import folder_hash
 from mvquant.errors import BackendError, PlanError, UsageError
 from mvquant.layerwise import (
-    ALONE,
     CPU,
-    DEFAULT_LIMIT,
     Fingerprint,
     LayerModel,
-    SharedWork,
     StoredResults,
     WorkFolder,
     log_text,
@@ -41,49 +37,12 @@ from mvquant.method_backends import layer_backend, package_versions, require_one
 from mvquant.method_settings import MethodSettings
 from mvquant.methods import WeightResults, plan_factors
 from mvquant.plan import CalibrationRecord, Plan
-from mvquant.preflight import preflight
 from mvquant.progress import Progress
 from mvquant.stats import token_hash
+from mvquant.workplace import HERE, Workplace
 
 Note = Callable[[str], None]
 
-
-@dataclass(frozen=True)
-class Workplace:
-    """Where and how a calibrated method runs.
-
-    Attributes:
-        resume: go on where an interrupted run stopped.
-        device: that the model runs on.
-        states_memory: bytes of hidden states between layers held in memory; what is beyond goes to disk.
-        processes: those that share the calibration sequences.
-        waiting: the process of the method's package, if it was started before.
-    """
-
-    resume: bool = False
-    device: torch.device = CPU
-    states_memory: int = DEFAULT_LIMIT
-    processes: SharedWork = ALONE
-    waiting: WaitingProgram | None = None
-
-    def has_package_results(self, work: Path) -> bool:
-        """Whether an earlier run's work is taken up of which only the checkpoint is left to write."""
-        return self.resume and WorkFolder(work).package_is_done
-
-    def preflight(self, plan: Plan, view: ModelView, batches: Sequence[Int64[Tensor, "1 _"]], work: Path) -> str:
-        """Refuse what cannot fit here; see `mvquant.preflight`."""
-        return preflight(
-            plan,
-            view,
-            batches,
-            work,
-            device=self.device,
-            states_memory=self.states_memory,
-            processes=self.processes.size,
-        )
-
-
-HERE = Workplace()
 
 LONG = 120.0
 """Seconds of work left that a person is told of."""
@@ -102,15 +61,6 @@ class CalibratedWeights:
     results: WeightResults
     log: str
     versions: dict[str, str]
-
-
-def work_folder(out: Path) -> Path:
-    """Where the work of quantizing to `out` is kept until it is done.
-
-    >>> work_folder(Path("models/out")).as_posix()
-    'models/out.work'
-    """
-    return out.with_name(f"{out.name}.work")
 
 
 def require_same_text(plan: Plan, batches: Sequence[Int64[Tensor, "1 _"]]) -> None:
@@ -190,6 +140,8 @@ def calibrated_weights(
     for sentence in few_tokens(plan, batches):
         say(sentence)
     with opened_work(work, _fingerprint(made_with), resume=place.resume, processes=place.processes) as folder:
+        if place.processes.rank == 0:
+            plan.save(folder.plan_file)
         if folder.finished:
             say(f"going on after layer {folder.finished} of {len(view.attentions)}")
         elif folder.package_is_done:

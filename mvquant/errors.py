@@ -7,8 +7,8 @@ MvquantError                    exit code 1: the work failed
 ├── CalibrationError            text that cannot be used, statistics that do not fit the model
 ├── PlanError                   a plan that contradicts itself or the model
 ├── EvaluationError             a task or result file that cannot be used
-├── BackendError                a third-party quantizer that is missing, or failed
 │   └── MissingDataError        a public data set that is neither here nor to be had
+├── BackendError                a third-party quantizer that is missing, or failed
 └── UsageError                  exit code 2: what was asked for is wrong
     ├── ConfigError             a recipe (or flags) with mistakes, all of them at once
     └── UnknownNameError        a name that is not in a table; suggests the nearest

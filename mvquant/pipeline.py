@@ -11,7 +11,6 @@ from transformers.utils import logging as transformers_logging
 
 from mvquant import report
 from mvquant.analysis import Analysis, analyze
-from mvquant.calibrated import Workplace, work_folder
 from mvquant.checkpoint.folder import open_checkpoint
 from mvquant.checkpoint.native import QUANT_METHOD, read_quantization_config
 from mvquant.checkpoint.staging import staged_folder
@@ -41,11 +40,13 @@ from mvquant.quantizing import (
     model_location,
     open_model,
     plan_model,
+    plan_to_resume,
     quantize,
     require_room_to_quantize,
 )
 from mvquant.recipe import Calibration
 from mvquant.resources import resource_folder
+from mvquant.workplace import Workplace, work_folder
 
 __all__ = [
     "DEFAULT_CORPUS",
@@ -55,6 +56,7 @@ __all__ = [
     "joined_processes",
     "own_device",
     "plan_model",
+    "plan_to_resume",
     "quantize",
     "require_method",
     "require_room_to_quantize",
@@ -197,7 +199,7 @@ def evaluate_in_engine(
     """
     checkpoint = open_checkpoint(model_location(model))
     if checkpoint.quantization.get("quant_method") == QUANT_METHOD:
-        message = f"{model} is in mvquant's own format, which {engine} cannot load: leave out --engine, or export it"
+        message = f"{model} is in mvquant's own format, which {engine} cannot load: leave out --engine"
         raise UsageError(message)
     options: dict[str, Any] = {"engine": engine, "limit": limit, "batch_size": batch_size, "device": device}
     folder, results = checkpoint.folder, list[TaskResult]()

@@ -8,28 +8,21 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from mvquant.arch import ModelView, model_view
-from mvquant.calibrated import (
-    HERE,
-    CalibratedWeights,
-    Note,
-    Workplace,
-    calibrated_weights,
-    record_of,
-    work_folder,
-)
+from mvquant.calibrated import CalibratedWeights, Note, calibrated_weights, record_of
 from mvquant.calibration import calibration_batches, calibration_texts
 from mvquant.checkpoint.folder import Checkpoint, open_checkpoint
 from mvquant.checkpoint.staging import check_writable
 from mvquant.checkpoint.write import DEFAULT_SHARD_BYTES, write_checkpoint
 from mvquant.errors import CheckpointError, PlanError
-from mvquant.layerwise import LOG_FILE, LayerModel, layerwise_stats
+from mvquant.layerwise import LOG_FILE, LayerModel, WorkFolder, layerwise_stats
 from mvquant.methods import require_plan_fit
-from mvquant.plan import Plan
+from mvquant.plan import Plan, load_plan
 from mvquant.policies import make_plan, require_rope
 from mvquant.progress import Progress
 from mvquant.recipe import Calibration, Protect, Recipe
 from mvquant.reference import reference_path, reference_texts
 from mvquant.stats import CalibrationStats
+from mvquant.workplace import HERE, Workplace, work_folder
 
 REFERENCE = "reference"
 """The word for the embedded reference model, and for its corpus."""
@@ -138,6 +131,18 @@ def measure(
         limit=place.states_memory,
         progress=progress,
     )
+
+
+def plan_to_resume(model: str, recipe: Recipe, out: Path) -> Plan | None:
+    """Return the plan that an interrupted run of the same recipe followed, so that nothing is measured again.
+
+    Whether model, text and versions are still the same is seen when it is gone on with.
+    """
+    work = WorkFolder(work_folder(out))
+    if work.what_is_done is None or not work.plan_file.is_file():
+        return None
+    plan = load_plan(work.plan_file)
+    return plan if (plan.model, plan.recipe) == (model, recipe) else None
 
 
 def require_room_to_quantize(model: str, recipe: Recipe, opened: OpenModel, out: Path, place: Workplace = HERE) -> None:

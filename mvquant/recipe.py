@@ -22,7 +22,6 @@ from pydantic_core import ErrorDetails
 from mvquant.cache_recipe import Fold, KvCache
 from mvquant.data_files import read_text, yaml_mapping
 from mvquant.errors import ConfigError, UnknownNameError, nearest_name
-from mvquant.heads import Role
 from mvquant.method_settings import METHOD_SETTINGS, Method, MethodSettings, Rtn
 from mvquant.resources import resource_folder
 from mvquant.scheme import WeightScheme
@@ -68,8 +67,8 @@ class Protect(_Data):
     bytes: int | None = Field(default=None, gt=0)
     """Budget as bytes on top of what the unprotected model takes."""
     scheme: WeightScheme | None = None
-    """Scheme of the protected rows; without one, the scheme of the other rows at 8 bits."""
-    roles: tuple[Role, ...] = ("q", "k")
+    """Scheme of the protected rows, with more bits than the others; by default theirs at 8 bits, over w8a8 bf16."""
+    roles: tuple[Literal["q", "k"], ...] = ("q", "k")
     seed: int = 0
 
     @model_validator(mode="after")

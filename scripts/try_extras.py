@@ -36,18 +36,22 @@ USES: dict[str, tuple[str, ...]] = {
     "awq": (RECIPE, LOAD),
     "autoround": (RECIPE, LOAD),
     "autoawq": ("python -m pip install --quiet --no-deps autoawq==0.2.9 zstandard", RECIPE, LOAD),
+    "auto-gptq": ("mvquant backends install auto-gptq", RECIPE, LOAD),
     "eval": ("mvquant eval reference --tasks passkey --engine dummy --limit 8",),
     "ray": ("mvquant compare --model reference --schemes w2a16 --engine ray --limit 8 -o comparison",),
     "all": ("mvquant backends", QUANTIZE + "mv-protect-awq-w4a16", LOAD),
 }
 """By extra, `` for none: what a person who installed it would do first. `autoawq` has what autoawq needs, not autoawq
-itself; `mvquant backends` prints the command that is first there."""
+itself; `mvquant backends` prints the command that is first there. `auto-gptq` is no extra: it gets its own place."""
+
+NO_EXTRAS = ("", "auto-gptq")
 
 METHODS = {
     "gptq": "{scheme: w4a16, method: {name: gptq, backend: gptqmodel}}",
     "awq": "{scheme: w4a16-asym, method: {name: awq, backend: gptqmodel}}",
     "autoround": "{scheme: w4a16, method: {name: autoround, iterations: 10}}",
     "autoawq": "{scheme: w4a16-asym, method: {name: awq, backend: autoawq}}",
+    "auto-gptq": "{scheme: w4a16, method: {name: gptq, backend: auto-gptq}}",
 }
 """Weights of the recipe, where an extra brings a package that is no method's first choice, or takes long by default."""
 
@@ -87,8 +91,8 @@ def main() -> None:
 
 
 def try_extra(extra: str) -> dict[str, Any]:
-    """Install mvquant with one extra and nothing else, and use it."""
-    asked = f"{ROOT}[{extra}]" if extra else str(ROOT)
+    """Install mvquant with one extra and nothing else, and use it; see `USES` for those that are none."""
+    asked = str(ROOT) if extra in NO_EXTRAS else f"{ROOT}[{extra}]"
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="extra-") as folder:
         place = Path(folder)
@@ -105,7 +109,7 @@ def try_extra(extra: str) -> dict[str, Any]:
         size = sum(path.stat().st_size for path in (place / "env").rglob("*") if path.is_file())
     return {
         "extra": extra,
-        "install": "pip install -c constraints.txt " + (f"'.[{extra}]'" if extra else "."),
+        "install": "pip install -c constraints.txt " + ("." if extra in NO_EXTRAS else f"'.[{extra}]'"),
         "used": list(USES[extra]),
         "weights": METHODS.get(extra),
         "failed": failed,
@@ -128,6 +132,7 @@ def _run(place: Path, command: Sequence[str]) -> "subprocess.CompletedProcess[st
     """Run a command as in an activated environment that knows nothing of this checkout."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
     environment["PATH"] = f"{place / 'env' / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    environment["MVQUANT_HOME"] = str(place / "home")
     return subprocess.run(
         list(command),
         cwd=place,

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from mvquant import calibrated, method_backends, pipeline
 from mvquant.arch import model_view
 from mvquant.backends import registry
-from mvquant.calibrated import HERE, Workplace, calibrated_weights, record_of, work_folder
+from mvquant.calibrated import calibrated_weights, record_of
 from mvquant.checkpoint.folder import open_checkpoint
 from mvquant.errors import BackendError, PlanError, UnsupportedModelError, UsageError
 from mvquant.folding import folded_parameters, load_folded, recorded_scales
@@ -25,6 +25,7 @@ from mvquant.policies import make_plan
 from mvquant.recipe import Calibration, Recipe, Weights
 from mvquant.scheme import WeightScheme
 from mvquant.stats import collect_stats, token_hash
+from mvquant.workplace import HERE, Workplace, work_folder
 from tests.layerwise.examples import StoppedError, batches
 from tests.tiny_models import tiny_model
 

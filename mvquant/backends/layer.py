@@ -94,7 +94,7 @@ class ModuleRecord(BaseModel):
     tokens: int | None = None
     """Calibration tokens that the module saw; of experts, of the one that saw fewest."""
     note: str | None = None
-    """What a person should know, such as a fallback to rounding to nearest."""
+    """What a person should know, such as a fallback to rounding to nearest; statements with `; ` between them."""
 
 
 @dataclass(frozen=True, eq=False)

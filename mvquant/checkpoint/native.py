@@ -2,6 +2,8 @@
 
 config.json       quantization_config: {quant_method: mvquant, format_version, plan}
 *.safetensors     <module>.weight_packed, .weight_scale, ... as in `mvquant.quant`; the rest as it was
+plan.json         the plan again, to be read and edited; loading does not look at it
+quantization_log.jsonl   of calibrated methods: what they were made with, then a line for each module
 
 Where the plan quantizes the cache only, all weights are there as they were (or folded, which changes no logit): such a
 folder loads without mvquant too, which then warns of an unknown quantization and caches keys and values as they come.

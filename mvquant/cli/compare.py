@@ -64,7 +64,7 @@ def compare(
     ] = None,
     device: Annotated[str, typer.Option(help="Where to run, such as `cpu` or `cuda:0`.")] = "cpu",
     engine: Annotated[
-        str, typer.Option(help="`local`: one variant after another; `ray`: each in a Ray task.")
+        str, typer.Option(help="`local`: one variant after another; `ray`: each in a Ray task (extra `ray`).")
     ] = "local",
     seed: Annotated[int | None, typer.Option(help="Of random rows and of the bootstrap; 0 by default.")] = None,
     as_json: AsJson = False,
@@ -74,9 +74,9 @@ def compare(
     DIR gets report.html (the page to read), table.md (the same as a table), cards/NAME.md (a section for the model card
     of each checkpoint), results.json (every figure), flips.jsonl (items that some answered right and others wrong),
     plans/NAME.json, analysis.json and stats.safetensors (massive values of the model, where they were measured),
-    checkpoints/NAME (of methods that calibrate) and pieces/ (every answer). Each answer is kept as soon as it is there:
-    the same command goes on where it was interrupted. A variant that fails is recorded, the others finish, and the exit
-    code is 1.
+    checkpoints/NAME-HASH (of methods that calibrate) and pieces/ (every answer). Each answer is kept as soon as it is
+    there: the same command goes on where it was interrupted. A variant that fails is recorded, the others finish, and
+    the exit code is 1. Tasks without data are named and left out; those named with --tasks stop the command instead.
 
         mvquant compare --model reference --schemes w3a16,mv-protect-w3a16 --equal-bytes -o out
     """

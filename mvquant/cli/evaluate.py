@@ -23,10 +23,17 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many items of each task.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts per batch.")] = 64,
     device: Annotated[
-        str | None, typer.Option(help="Where to run, such as `cuda:0`; `cpu` by default.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Where to run, such as `cuda:0`; `cpu` by default, or what another engine chooses.", show_default=False
+        ),
     ] = None,
     engine: Annotated[
-        str, typer.Option(help="`hf` (transformers), or what lm-evaluation-harness is to ask, such as `vllm`.")
+        str,
+        typer.Option(
+            help="`hf` (transformers), or an engine of lm-evaluation-harness (extra `eval`), such as `vllm`; those "
+            "cannot load mvquant's own format."
+        ),
     ] = "hf",
     data_dir: Annotated[
         Path | None, typer.Option(help="Local data of tasks from the Hub; MVQUANT_DATA says it too.")

@@ -44,7 +44,10 @@ def quantize(
     plan: Annotated[Path | None, typer.Option("--plan", "-p", help="Obey a saved plan.")] = None,
     calibration: CalibrationOption = None,
     shard_size: Annotated[float, typer.Option(help="Largest weight file, in GB (10^9 bytes).", min=0.001)] = 1.0,
-    device: Annotated[str, typer.Option(help="Where calibrated methods run the model: cpu, cuda, ...")] = "cpu",
+    device: Annotated[
+        str,
+        typer.Option(help="Where the model is run: cpu, cuda, ...; AutoAWQ and auto-gptq keep to the CPU."),
+    ] = "cpu",
     states_memory: Annotated[
         float, typer.Option(help="Hidden states between layers kept in memory, in GB; the rest goes to disk.", min=0)
     ] = 4.0,
@@ -53,8 +56,9 @@ def quantize(
 ) -> None:
     """Quantize a model into OUT, a folder that transformers loads after `import mvquant`.
 
-    OUT appears only when it is complete. Methods that calibrate run the model layer by layer and keep what is done in
-    OUT.work, so that --resume goes on after an interruption; torchrun shares their calibration text between processes.
+    OUT appears only when it is complete. Methods of llm-compressor run the model layer by layer and keep what is done
+    in OUT.work, so that --resume goes on after an interruption; torchrun shares their text between processes. Packages
+    for whole models hold the model in memory and run in one process; --resume takes up what they finished.
 
         mvquant quantize reference --scheme mv-protect -o out
 
@@ -104,6 +108,9 @@ def _planned(model: str, recipe: Recipe, opened: "OpenModel", place: "Workplace"
     if recipe.calibrates_weights:
         work = pipeline.work_folder(output)
         pipeline.require_method(recipe.method, opened.view, work, resume=place.resume, processes=place.processes)
+        earlier = pipeline.plan_to_resume(model, recipe, output) if place.resume else None
+        if earlier is not None:
+            return earlier
         pipeline.require_room_to_quantize(model, recipe, opened, output, place)
     with progress_bar("calibrating", shown=place.processes.rank == 0) as progress:
         return pipeline.plan_model(model, recipe, opened, progress=progress, place=place)

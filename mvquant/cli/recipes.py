@@ -76,6 +76,7 @@ def schemes(as_json: AsJson = False) -> None:
         return
     _print_names({name: summaries[name] for name in COMMON_SCHEMES})
     out.print("\nAdd -g64, -g32 or -row for other groups, then -asym for an asymmetric grid: w4a16-g64-asym.")
+    out.print("Put gptq-, awq-, autoround- or smoothquant- (w8a8 only) before weights; w8a8-static has one scale.")
     out.print("Add -kN to cache K at N bits on average (1 to 8), vM for V (2, 3, 4, 8): mv-protect-w4a16-k2.25v4.")
 
 

@@ -28,7 +28,7 @@ CalibrationOption = Annotated[
     str | None,
     typer.Option("--calibration", "-c", help="Text to measure on: a file, a folder, a Hub dataset, or `reference`."),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output folder, if mvquant wrote it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
@@ -69,7 +69,13 @@ def progress_bar(what: str, *, shown: bool = True) -> Generator[Callable[[str, i
         TimeRemainingColumn(),
         TextColumn("[dim]{task.fields[detail]}"),
     )
-    with Progress(*columns, console=err, transient=True, disable=not (shown and err.is_terminal)) as progress:
+    with Progress(
+        *columns,
+        console=err,
+        transient=True,
+        speed_estimate_period=float("inf"),
+        disable=not (shown and err.is_terminal),
+    ) as progress:
         task = progress.add_task(what, total=None, detail="")
 
         def update(detail: str, done: int, total: int) -> None:

@@ -66,6 +66,7 @@ def _judge(each: Answered, first: Answered, order: Sequence[str], baseline: Base
         control_of=variant.control_of,
         model_hash=variant.model_hash,
         plan_hash=None if variant.plan is None else variant.plan.hash,
+        calibration_hash=variant.calibration_hash,
         bytes=variant.bytes(baseline),
         bits_per_weight=variant.bits_per_weight(baseline),
         bits_per_cached_value=cached.average,

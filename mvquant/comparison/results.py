@@ -123,6 +123,7 @@ class VariantResult(_Saved):
         model_hash: SHA-256 over the weights and configs that it was made of, or is.
         plan_hash: of `plan_file`.
         plan_file: relative to the folder of the comparison; None where there is no plan.
+        calibration_hash: of the calibration tokens; None where none are known.
         bytes: of all tensors on disk; from the plan where there is one.
         bits_per_weight: of the planned modules, scales, zero points and row indices included.
         bits_per_cached_value: of K and V in the cache on average, everything counted over the training context.
@@ -138,6 +139,7 @@ class VariantResult(_Saved):
     control_of: tuple[str, ...] = ()
     model_hash: str
     plan_hash: str | None = None
+    calibration_hash: str | None = None
     plan_file: str | None = None
     bytes: int | None = None
     bits_per_weight: float | None = None

@@ -91,8 +91,8 @@ class Comparing:
         """Say so where variants were calibrated on different tokens: then not only their methods differ."""
         texts: dict[str, list[str]] = {}
         for variant in self.variants:
-            if variant.plan is not None and variant.plan.calibration is not None:
-                texts.setdefault(variant.plan.calibration.hash, []).append(variant.name)
+            if variant.calibration_hash is not None:
+                texts.setdefault(variant.calibration_hash, []).append(variant.name)
         if len(texts) > 1:
             groups = " / ".join(", ".join(names) for names in texts.values())
             self.note(f"calibrated on different text, so that not only their methods differ: {groups}")

@@ -95,6 +95,11 @@ class Variant:
     size: Size | None = None
     packages: tuple[str, ...] = ()
 
+    @property
+    def calibration_hash(self) -> str | None:
+        """Of the tokens that it was calibrated on, as far as a plan says."""
+        return None if self.plan is None or self.plan.calibration is None else self.plan.calibration.hash
+
     def bytes(self, baseline: Baseline) -> int | None:
         """Bytes of all tensors on disk: from the plan, else counted; None where it is not known."""
         if self.plan is not None:

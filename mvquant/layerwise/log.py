@@ -11,6 +11,9 @@ LOG_FILE = "quantization_log.jsonl"
 FEWEST_TOKENS = 128
 """Calibration tokens below which a module is warned of: fewer than a group has columns say little of its inputs."""
 
+SHOWN = 8
+"""Items of a list that are shown on a terminal; the log has them all."""
+
 
 def log_text(made_with: Mapping[str, Any], records: Iterable[ModuleRecord]) -> str:
     """Return the log.
@@ -26,7 +29,7 @@ def log_text(made_with: Mapping[str, Any], records: Iterable[ModuleRecord]) -> s
 def warn_of(records: Iterable[ModuleRecord], fewest: int = FEWEST_TOKENS) -> list[str]:
     """Say what a person should know of modules: methods' own notes, and which saw few tokens (experts, mostly).
 
-    What is the same of several modules is said once.
+    What is the same of several modules is said once, and long lists are shortened, as of experts: the log has them all.
 
     >>> few = [ModuleRecord(module=f"layers.{layer}.experts", seconds=1.0, tokens=7) for layer in range(9)]
     >>> warn_of(few)
@@ -35,7 +38,7 @@ def warn_of(records: Iterable[ModuleRecord], fewest: int = FEWEST_TOKENS) -> lis
     modules: dict[str, list[str]] = {}
     for record in records:
         if record.note:
-            modules.setdefault(record.note, []).append(record.module)
+            modules.setdefault(_shortened(record.note), []).append(record.module)
         elif record.tokens is not None and record.tokens < fewest:
             said = f"saw {record.tokens} calibration tokens only, use more sequences"
             modules.setdefault(said, []).append(record.module)
@@ -44,6 +47,21 @@ def warn_of(records: Iterable[ModuleRecord], fewest: int = FEWEST_TOKENS) -> lis
 
 def _first(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _shortened(note: str) -> str:
+    """Count what is beyond the first items of a list in a note; its statements have semicolons between them.
+
+    >>> _shortened("experts 0, 1, 2, 3, 4, 5, 6, 7, 8, 9; all were calibrated")
+    'experts 0, 1, 2, 3, 4, 5, 6, 7 and 2 more; all were calibrated'
+    """
+    return "; ".join(map(_first_items, note.split("; ")))
+
+
+def _first_items(statement: str) -> str:
+    items = statement.split(", ")
+    rest = len(items) - SHOWN
+    return statement if rest <= 0 else f"{', '.join(items[:SHOWN])} and {rest} more"
 
 
 def _rounded(record: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The work folder: what an interrupted quantization needs to go on, at the layer where it stopped.
 
 fingerprint.json                 what the work was made of
+plan.json                        the plan that it follows
 lock                             held by the process that is at it
 layer-00003.safetensors          quantized tensors and changed parameters of a finished layer, its records as metadata
 inputs-00004/000017.safetensors  what the next layer gets of sequence 17
@@ -69,6 +70,11 @@ class WorkFolder:
         while self.layer_file(count).is_file():
             count += 1
         return count
+
+    @property
+    def plan_file(self) -> Path:
+        """Return where the plan is."""
+        return self.path / "plan.json"
 
     def layer_file(self, index: int) -> Path:
         """Return where a finished layer is."""

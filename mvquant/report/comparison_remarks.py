@@ -18,6 +18,7 @@ def remarks(results: ComparisonResults) -> Iterator[str]:
         yield "Prompts were put into the chat template of the tokenizer."
     if results.without_data:
         yield f"Not asked, because their data is not there: {', '.join(results.without_data)}."
+    yield from _other_texts(results)
     for variant, word, tasks in partial_groups(results):
         yield f"{variant.name}: {word} is the mean of {tasks} only; it is not comparable with that of the others."
     yield from _noise(results)
@@ -35,6 +36,16 @@ def remarks(results: ComparisonResults) -> Iterator[str]:
             "Smallest drop of one task that these items show with 80 % probability, before Holm's adjustment: "
             f"{low} to {high} points."
         )
+
+
+def _other_texts(results: ComparisonResults) -> Iterator[str]:
+    texts: dict[str, list[str]] = {}
+    for variant in results.variants:
+        if variant.calibration_hash is not None:
+            texts.setdefault(variant.calibration_hash, []).append(variant.name)
+    if len(texts) > 1:
+        groups = " / ".join(", ".join(names) for names in texts.values())
+        yield f"Calibrated on different text, so that not only their methods differ: {groups}."
 
 
 def _about_answers(results: ComparisonResults) -> Iterator[str]:

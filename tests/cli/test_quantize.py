@@ -2,6 +2,7 @@
 
 import pytest
 
+from mvquant import quantizing
 from mvquant.layerwise import Room
 from mvquant.method_backends import LAYER_BACKENDS
 from tests.layerwise.examples import StopsOnce
@@ -43,6 +44,28 @@ def test_an_interrupt_keeps_what_is_done_and_says_how_to_go_on(mvquant, recipe, 
     assert "bits per weight" in printed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "static.yaml"]
     assert (out / "quantization_log.jsonl").is_file()
+
+
+def test_going_on_measures_nothing_again(mvquant, recipe, tmp_path, monkeypatch):
+    recipe.write_text(recipe.read_text() + "protect: {policy: massive, pairs: 0.125}\n")
+    quantize = ("quantize", "reference", "--recipe", recipe, "-o")
+    assert mvquant(*quantize, tmp_path / "whole")[0] == 0
+    monkeypatch.setitem(LAYER_BACKENDS, ("rtn", "mvquant"), "tests.cli.test_quantize:Interrupted")
+    assert mvquant(*quantize, tmp_path / "out")[0] == 130
+    monkeypatch.setattr(quantizing, "layerwise_stats", None)
+    code, _, err = mvquant(*quantize, tmp_path / "out", "--resume")
+    assert code == 0, err
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("out", "whole")]
+    assert weights[0] == weights[1]
+
+
+def test_another_recipe_does_not_go_on_with_the_plan(mvquant, recipe, tmp_path, monkeypatch):
+    monkeypatch.setitem(LAYER_BACKENDS, ("rtn", "mvquant"), "tests.cli.test_quantize:Interrupted")
+    assert mvquant("quantize", "reference", "--recipe", recipe, "-o", tmp_path / "out")[0] == 130
+    recipe.write_text(recipe.read_text().replace("length: 64", "length: 32"))
+    code, _, err = mvquant("quantize", "reference", "--recipe", recipe, "-o", tmp_path / "out", "--resume")
+    assert code == 2
+    assert "cannot be resumed" in err
 
 
 def test_hidden_states_can_be_kept_on_disk(mvquant, recipe, tmp_path):

@@ -135,5 +135,8 @@ def test_variants_calibrated_on_different_text_are_named(world, monkeypatch):
         return collect_stats(model, baseline.view, tokens, source="tiny", seed=calibration.seed)
 
     monkeypatch.setattr(world, "baseline", lambda: replace(baseline, measure=measure, quantize=Quantizer(world)))
-    world.compare(world.recipe(GPTQ, {"name": "other", "quantize": other}, noise_floor=False))
+    results = world.compare(world.recipe(GPTQ, {"name": "other", "quantize": other}, noise_floor=False))
+    hashes = {each.name: each.calibration_hash for each in results.variants}
+    assert hashes["gptq"] not in (None, hashes["other"])
+    assert hashes["full precision"] is None
     assert "calibrated on different text, so that not only their methods differ: gptq / other" in world.notes

@@ -54,3 +54,13 @@ def test_items_that_fit_no_model_are_told_once():
     first = base.variants[0].model_copy(update={"tasks": tasks})
     lines = list(remarks(base.model_copy(update={"variants": (first, base.variants[1])})))
     assert lines.count("4 items of find are longer than the model reads: not counted.") == 1
+
+
+def test_different_calibration_text_is_told():
+    one, same, other = (
+        variant(name).model_copy(update={"calibration_hash": text})
+        for name, text in (("a", "1"), ("b", "1"), ("c", "2"))
+    )
+    line = "Calibrated on different text, so that not only their methods differ: a, b / c."
+    assert line in remarks(results(one, same, other))
+    assert line not in remarks(results(one, same))

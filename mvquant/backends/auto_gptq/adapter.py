@@ -12,7 +12,6 @@ from mvquant.arch import ModelView
 from mvquant.backends.auto_gptq.legacy_config import legacy_config
 from mvquant.backends.environments import environment_folder, environment_python
 from mvquant.backends.folder.backend import FolderBackend
-from mvquant.backends.folder.job import main_scheme
 from mvquant.errors import CheckpointError
 from mvquant.plan import Plan
 
@@ -32,13 +31,7 @@ def command(*jobs: Path) -> list[str]:
 
 def mistakes(plan: Plan, view: ModelView) -> Iterator[str]:
     """What of a plan auto-gptq cannot do."""
-    scheme = main_scheme(plan)
     for module in plan.modules:
-        if module.scheme.is_quantized and module.scheme != scheme:
-            yield (
-                f"{module.name}: auto-gptq has one scheme for all weights, not {module.scheme.name} beside "
-                f"{scheme.name}: protect some of its rows rather than all, or use backend gptqmodel or llmcompressor"
-            )
         if module.rows % WORD or module.columns % WORD:
             yield (
                 f"{module.name}: auto-gptq packs rows and columns by {WORD}, and it has {module.rows} rows of "
@@ -77,5 +70,6 @@ AUTO_GPTQ = FolderBackend(
     command=command,
     mistakes=mistakes,
     prepare=prepare,
+    one_scheme=frozenset({"gptq"}),
     weight_bytes=4,
 )

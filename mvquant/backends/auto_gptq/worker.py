@@ -221,7 +221,8 @@ def _done(layers: list[str], records: list[dict[str, Any]], record: dict[str, An
     records.append(record)
     for number, layer in enumerate(layers, start=1):
         if record["module"].startswith(f"{layer}."):
-            sys.stdout.write(f"\n{PROGRESS} {number} {len(layers)} {layer}\n")
+            loss = "" if record["error"] is None else f" loss {record['error']:.3g}"
+            sys.stdout.write(f"\n{PROGRESS} {number} {len(layers)} {layer}{loss}\n")
             sys.stdout.flush()
 
 

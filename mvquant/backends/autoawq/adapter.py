@@ -23,5 +23,9 @@ FAMILIES_TRIED = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma2", "coh
 """Not among them: opt, which fails under transformers 5, and phi3 and gpt_neox, which came out worse than rounded."""
 
 AUTOAWQ = FolderBackend(
-    name="autoawq", families=FAMILIES_TRIED, command=PROGRAMS["autoawq"].command, mistakes=_mistakes
+    name="autoawq",
+    families=FAMILIES_TRIED,
+    command=PROGRAMS["autoawq"].command,
+    mistakes=_mistakes,
+    one_scheme=frozenset({"awq"}),
 )

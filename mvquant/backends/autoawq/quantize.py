@@ -25,7 +25,7 @@ def quantize(job: Job) -> list[ModuleRecord]:
     tokens = [batch[0].tolist() for batch in load_tokens(job.tokens)]
     model: Any = load(str(job.source), torch_dtype=dtype, trust_remote_code=False, device_map="cpu")
     seen, records = SeenRows(job.kept), _Records(model.model, job)
-    with _watched_layers(job, model.model, seen):
+    with _watched_layers(job, model.model, seen, records):
         model.quantize(
             None,
             quant_config={"zero_point": True, "q_group_size": job.scheme.group_size, "w_bit": 4, "version": "GEMM"},
@@ -56,6 +56,12 @@ class _Records:
             self._found[name] = ModuleRecord(
                 module=name, seconds=seconds / len(linears), error=error, tokens=self._tokens
             )
+
+    def loss_of(self, layer: str) -> float | None:
+        """Return the mean loss of what was searched in a layer; None if nothing was."""
+        found = self._found.values()
+        losses = [each.error for each in found if each.error is not None and each.module.startswith(f"{layer}.")]
+        return sum(losses) / len(losses) if losses else None
 
     def of_all(self) -> list[ModuleRecord]:
         """Return a record of every linear, in the model's order."""
@@ -105,7 +111,7 @@ def _own_copy(module: Any) -> Generator[None]:  # noqa: ANN401 - its method is r
         del module.state_dict
 
 
-def _watched_layers(job: Job, model: nn.Module, seen: SeenRows) -> AbstractContextManager[None]:
+def _watched_layers(job: Job, model: nn.Module, seen: SeenRows, records: _Records) -> AbstractContextManager[None]:
     """Copy weights when AWQ has scaled them, before it clips and rounds them, and say how far the work is."""
     from awq.quantize import quantizer
 
@@ -116,7 +122,7 @@ def _watched_layers(job: Job, model: nn.Module, seen: SeenRows) -> AbstractConte
         scale(layer, *args, **kwargs)
         name = names[id(layer)]
         seen.take({f"{name}.{local}": module for local, module in layer.named_modules()})
-        say_progress(job, name)
+        say_progress(job, name, records.loss_of(name))
 
     return replaced(quantizer, apply_scale=apply_scale)
 

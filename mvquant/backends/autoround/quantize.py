@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mvquant.backends.folder.child import run_child, say_progress
@@ -87,7 +87,11 @@ class _Losses(logging.Handler):
 
 
 def _watched_blocks(job: Job, model: nn.Module, records: list[ModuleRecord]) -> AbstractContextManager[None]:
-    """Say how far the work is after every decoder layer; keep its time and the loss of the rounding that was chosen."""
+    """Say how far the work is after every decoder layer; keep its time, and the loss of the rounding that was chosen.
+
+    The package learns a layer as a whole, and says nothing of its modules: for those, there is the share of the
+    weight's energy that rounding took.
+    """
     from auto_round.algorithms.quantization.sign_round import quantizer
     from auto_round.logger import logger
 
@@ -99,14 +103,34 @@ def _watched_blocks(job: Job, model: nn.Module, records: list[ModuleRecord]) -> 
     learn = learner.quantize_block
 
     def quantize_block(self: Any, block: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - handed on
-        start = time.monotonic()
+        start, layer = time.monotonic(), names[id(block)]
+        before = {name: weight.clone() for name, weight in _weights(block, layer, job).items()}
         best = learn(self, block, *args, **kwargs)
-        layer = names[id(block)]
-        say_progress(job, layer)
-        records.append(ModuleRecord(module=layer, seconds=time.monotonic() - start, error=losses.last))
+        say_progress(job, layer, losses.last)
+        seconds = time.monotonic() - start
+        records.append(ModuleRecord(module=layer, seconds=seconds, error=losses.last))
+        for name, weight in _weights(block, layer, job).items():
+            share = _lost_share(before[name], weight)
+            records.append(ModuleRecord(module=name, seconds=seconds / len(before), error=share))
         return best
 
     return replaced(learner, quantize_block=quantize_block)
+
+
+def _weights(block: nn.Module, layer: str, job: Job) -> dict[str, Tensor]:
+    """Weights of a layer that are to be rounded, by the full name of their module."""
+    found = ((f"{layer}.{name}", getattr(module, "weight", None)) for name, module in block.named_modules())
+    return {
+        name: weight.detach()
+        for name, weight in found
+        if isinstance(weight, Tensor) and weight.ndim == 2 and name not in job.ignored
+    }
+
+
+def _lost_share(exact: Tensor, rounded: Tensor) -> float:
+    """Share of a weight's energy that rounding took."""
+    lost = (rounded.float() - exact.float()).square().sum()
+    return float(lost / exact.float().square().sum().clamp(min=torch.finfo(torch.float32).tiny))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-from mvquant.backends.folder.job import other_schemes
 from mvquant.method_settings import Awq
 from mvquant.plan import Plan
 
@@ -23,9 +22,3 @@ def awq_mistakes(plan: Plan, method: Awq, who: str, way_out: str) -> Iterator[st
         yield f"grid_points {method.grid_points}: {who} tries {GRID_POINTS}; leave it out, or use {way_out}"
     if uneven := [module.name for module in plan.modules if module.rows % ROWS]:
         yield f"{uneven[0]}: {who} clips {ROWS} rows at a time; use {way_out}"
-    if other := other_schemes(plan):
-        name, scheme = next(iter(other.items()))
-        yield (
-            f"{name} is planned as {scheme.name}, and {who} rounds all modules in one scheme: "
-            f"protect fewer rows of it, or use {way_out}"
-        )

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mvquant.arch import ModelView
-from mvquant.method_settings import BackendName
+from mvquant.method_settings import BackendName, MethodName
 from mvquant.plan import Plan
 
 
@@ -23,6 +23,8 @@ class FolderBackend:
         command: from the files of jobs (one, but in tests) to the child process that does them.
         mistakes: yields what of a plan the package cannot do, each with the way out.
         environment: variables for the child beside the usual ones.
+        one_scheme: methods with which it rounds all modules in one scheme. Those that a plan gives another are rounded
+            to nearest, of the weights as it saw them.
         devices: types of those that it can run layers on; the model itself lies in the machine's memory.
         prepare: changes the source folder to the package's liking.
         weight_bytes: of a weight as the child process holds it before it is packed; None: those of the model's dtype.
@@ -34,6 +36,7 @@ class FolderBackend:
     command: Callable[..., list[str]]
     mistakes: Callable[[Plan, ModelView], Iterable[str]]
     environment: Mapping[str, str] = field(default_factory=dict)
+    one_scheme: frozenset[MethodName] = frozenset()
     devices: frozenset[str] = frozenset({"cpu"})
     prepare: Callable[[Path], None] = _as_it_is
     weight_bytes: int | None = None

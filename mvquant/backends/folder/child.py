@@ -17,7 +17,7 @@ from mvquant.backends.folder.job import Job
 from mvquant.backends.layer import ModuleRecord
 
 PROGRESS = "mvquant-progress"
-"""First word of a line that says how far the work is: layers done, layers in all, a name."""
+"""First word of a line that says how far the work is: layers done, layers in all, and what to show of it."""
 
 FP16_SMALLEST = 2.0**-24
 
@@ -56,11 +56,18 @@ def _refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
         raise PermissionError(f"{event}: a quantizer has no business on the network")
 
 
-def say_progress(job: Job, module: str) -> None:
-    """Say that the layer of a module is done; names of layers and of modules in them will do."""
+def say_progress(job: Job, module: str, loss: float | None = None) -> None:
+    """Say that the layer of a module is done; names of layers and of modules in them will do.
+
+    Args:
+        job: that is done.
+        module: or its layer.
+        loss: of it, if it is known.
+    """
     for done, layer in enumerate(job.layers, start=1):
         if module == layer or module.startswith(f"{layer}."):
-            sys.stdout.write(f"\n{PROGRESS} {done} {len(job.layers)} {layer}\n")
+            detail = layer if loss is None else f"{layer} loss {loss:.3g}"
+            sys.stdout.write(f"\n{PROGRESS} {done} {len(job.layers)} {detail}\n")
             sys.stdout.flush()
 
 

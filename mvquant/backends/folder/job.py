@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mvquant.method_settings import Method
-from mvquant.plan import Plan
+from mvquant.plan import ModulePlan, Plan
 from mvquant.scheme import WeightScheme
 
 
@@ -28,7 +28,7 @@ class Job(BaseModel):
         scheme: of all modules but those in `other_schemes`.
         other_schemes: of modules with another scheme, by full name.
         ignored: full names of linears of decoder layers that stay floats.
-        kept: protected rows, by the full name of their module.
+        kept: protected rows, by the full name of their module; all rows of those that are rounded by mvquant.
         layers: decoder layers of the model, in order.
         seed: of the calibration, for methods that draw.
         device: that layers are run on, such as `cuda:0`.
@@ -61,6 +61,12 @@ def load_tokens(file: Path) -> list[Int64[Tensor, "1 length"]]:
     """Read what `save_tokens` wrote, in its order."""
     saved = load_file(file)
     return [saved[str(number)] for number in range(len(saved))]
+
+
+def apart(plan: Plan, one_scheme: bool) -> tuple[ModulePlan, ...]:
+    """Modules with another scheme than the recipe's, if a package rounds all of them in one: they are rounded here."""
+    base = None if plan.recipe.weights is None else plan.recipe.weights.scheme
+    return tuple(each for each in plan.modules if one_scheme and each.scheme.is_quantized and each.scheme != base)
 
 
 def main_scheme(plan: Plan) -> WeightScheme:

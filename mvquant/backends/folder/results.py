@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from mvquant.arch import ModelView
 from mvquant.backends.folder.packed import awq_weight, gptq_weight, zeros_are_less_one
 from mvquant.backends.folder.source import SourceWeights
 from mvquant.backends.layer import ModuleRecord, RoundedModule
+from mvquant.backends.nearest import rounded
 from mvquant.errors import BackendError
 from mvquant.plan import ModulePlan, Plan
 from mvquant.quant import mixed_state, round_to_nearest
@@ -93,6 +94,7 @@ class FolderResults:
         plan: Plan,
         *,
         seen: Path | None = None,
+        apart: Sequence[ModulePlan] = (),
         records: tuple[ModuleRecord, ...] = (),
         log: Path | None = None,
     ) -> None:
@@ -103,7 +105,8 @@ class FolderResults:
         self._dtype: torch.dtype = getattr(torch, plan.dtype)
         self._seen = seen if seen is not None and seen.is_file() else None
         self._less_one: bool | None = None
-        self.records, self.log = records, log
+        self._apart = {module.name: module for module in apart}
+        self.records, self.log = tuple(map(self._record, records)), log
         self.changed = frozenset(name for name in self._candidates(view) if self._differs(name))
 
     def parameter(self, name: str) -> Tensor:
@@ -112,14 +115,16 @@ class FolderResults:
 
     def state(self, module: str) -> dict[str, Tensor]:
         """Return a quantized module's tensors by local name; see `mvquant.quant.state`."""
-        plan, rounded = self._plans[module], self.module(module)
+        plan, made = self._plans[module], self.module(module)
         return mixed_state(
-            rounded.base, plan.scheme, rounded.kept, plan.protected_scheme, plan.protected_rows, rounded.input_scale
+            made.base, plan.scheme, made.kept, plan.protected_scheme, plan.protected_rows, made.input_scale
         )
 
     def module(self, name: str) -> RoundedModule:
         """Return a module as the package rounded it, and its rows in the protected scheme."""
         plan = self._plans[name]
+        if name in self._apart:
+            return rounded(plan, self._weight_seen(plan))
         base = self._base(plan)
         if base.integers.shape != (plan.rows, plan.columns):
             raise BackendError(f"{name}: the package has {tuple(base.integers.shape)} weights, not {plan.shape}")
@@ -128,6 +133,13 @@ class FolderResults:
         weight = self._weight_seen(plan)
         quantized = plan.protected_scheme.is_quantized
         return RoundedModule(base, round_to_nearest(weight, plan.protected_scheme) if quantized else weight)
+
+    def _record(self, record: ModuleRecord) -> ModuleRecord:
+        """What there is to say of a module; what the package says of those that it rounded in vain is of no use."""
+        if record.module not in self._apart:
+            return record
+        note = f"rounded to nearest in {self._apart[record.module].scheme.name}: the package has one scheme for all"
+        return ModuleRecord(module=record.module, seconds=record.seconds, tokens=record.tokens, note=note)
 
     def _base(self, plan: ModulePlan) -> RoundedWeight:
         tensors = self._packed.module(plan.name)
@@ -143,7 +155,8 @@ class FolderResults:
         if self._seen is not None:
             with safe_open(self._seen, framework="pt") as handle:
                 if plan.name in handle.keys():  # noqa: SIM118 - a handle is not a mapping
-                    weight[list(plan.protected_rows)] = handle.get_tensor(plan.name).to(self._dtype)
+                    rows = range(plan.rows) if plan.name in self._apart else plan.protected_rows
+                    weight[list(rows)] = handle.get_tensor(plan.name).to(self._dtype)
         return weight
 
     def _source_weight(self, plan: ModulePlan) -> Float[Tensor, "rows columns"]:

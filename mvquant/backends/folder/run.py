@@ -18,7 +18,7 @@ from mvquant.backends.autoround.adapter import AUTO_ROUND
 from mvquant.backends.child import run_logged, watch_child
 from mvquant.backends.folder.backend import FolderBackend
 from mvquant.backends.folder.child import PROGRESS
-from mvquant.backends.folder.job import Job, main_scheme, other_schemes, save_tokens
+from mvquant.backends.folder.job import Job, apart, main_scheme, other_schemes, save_tokens
 from mvquant.backends.folder.programs import WaitingProgram, child_environment
 from mvquant.backends.folder.results import FolderResults
 from mvquant.backends.folder.source import SourceWeights, write_source
@@ -154,6 +154,7 @@ def read_results(checkpoint: Checkpoint, view: ModelView, plan: Plan, place: Pat
         view,
         plan,
         seen=job.seen,
+        apart=apart(plan, has_one_scheme(plan)),
         records=tuple(ModuleRecord.model_validate(each) for each in said),
         log=place / LOG,
     )
@@ -186,10 +187,19 @@ def require_family(backend: FolderBackend, view: ModelView) -> None:
         )
 
 
+def has_one_scheme(plan: Plan) -> bool:
+    """Whether a plan's package rounds all modules in one scheme."""
+    method = plan.recipe.method
+    return method.name in FOLDER_BACKENDS[method.backend].one_scheme
+
+
 def make_job(plan: Plan, view: ModelView, place: Path, device: str = "cpu") -> Job:
     """Say what is to be done, in a folder that is there for it."""
     place = place.resolve()  # the package runs in another folder
     planned = {module.name for module in plan.modules if module.scheme.is_quantized}
+    one_scheme = has_one_scheme(plan)
+    whole = {module.name: tuple(range(module.rows)) for module in apart(plan, one_scheme)}
+    base = plan.recipe.weights.scheme if one_scheme and plan.recipe.weights is not None else main_scheme(plan)
     return Job(
         source=place / "source",
         tokens=place / "tokens.safetensors",
@@ -198,10 +208,10 @@ def make_job(plan: Plan, view: ModelView, place: Path, device: str = "cpu") -> J
         records=place / "records.json",
         dtype=plan.dtype,
         method=plan.recipe.method,
-        scheme=main_scheme(plan),
-        other_schemes=other_schemes(plan),
+        scheme=base,
+        other_schemes={} if one_scheme else other_schemes(plan),
         ignored=tuple(weight.name for weight in view.weights if weight.name not in planned),
-        kept={module.name: rows for module in plan.modules if (rows := module.protected_rows)},
+        kept={module.name: rows for module in plan.modules if (rows := module.protected_rows)} | whole,
         layers=tuple(dict.fromkeys(attention.module.rpartition(".")[0] for attention in view.attentions)),
         seed=plan.calibration.seed if plan.calibration else 0,
         device=device,

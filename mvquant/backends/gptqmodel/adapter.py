@@ -48,6 +48,7 @@ GPTQMODEL = FolderBackend(
     command=PROGRAMS["gptqmodel"].command,
     mistakes=_mistakes,
     environment=PROGRAMS["gptqmodel"].environment,
+    one_scheme=frozenset({"awq"}),
     devices=frozenset({"cpu", "cuda"}),
     saved_copies=2,  # one of them is what it offloads layer by layer
 )

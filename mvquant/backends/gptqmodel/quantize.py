@@ -125,18 +125,15 @@ def _taken_weights(model: nn.Module, seen: SeenRows, duo_scaling: bool) -> Gener
 
 
 def _watched_records(job: Job) -> AbstractContextManager[None]:
-    """Say how far the work is whenever the package logs the first module of a layer."""
+    """Say how far the work is whenever the package logs a module."""
     from gptqmodel.looper.loop_processor import LoopProcessor
 
     log = LoopProcessor.log_new_row
-    begun: set[int] = set()
 
     def log_new_row(self: Any, stat: Mapping[str, Any]) -> None:  # noqa: ANN401 - the package's own class
         log(self, stat)
-        layer = int(stat["layer"])
-        if layer not in begun:
-            begun.add(layer)
-            say_progress(job, job.layers[layer])
+        loss = _number(stat.get("loss"))
+        say_progress(job, job.layers[int(stat["layer"])], None if loss == NOT_INVERTED else loss)
 
     return replaced(LoopProcessor, log_new_row=log_new_row)
 

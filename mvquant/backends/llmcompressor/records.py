@@ -5,10 +5,7 @@ from mvquant.backends.llmcompressor.linears import LayerLinears
 from mvquant.plan import ModulePlan
 
 FEW_TOKENS = 128
-"""Experts to which the router sent fewer tokens are named."""
-
-_SHOWN = 8
-"""Experts named one by one."""
+"""Experts to which the router sent fewer tokens are named, all of them: the terminal shortens long lists itself."""
 
 
 def record(
@@ -34,6 +31,5 @@ def _starved(routed: list[int]) -> list[str]:
     few = [f"{expert} ({tokens})" for expert, tokens in enumerate(routed) if tokens < FEW_TOKENS]
     if not few:
         return []
-    rest = f" and {len(few) - _SHOWN} more" if len(few) > _SHOWN else ""
-    named = f"the router sent fewer than {FEW_TOKENS} tokens to experts {', '.join(few[:_SHOWN])}{rest}"
+    named = f"the router sent fewer than {FEW_TOKENS} tokens to experts {', '.join(few)}"
     return [f"{named}; all experts were calibrated on all tokens"]

@@ -83,12 +83,12 @@ def test_families_that_it_does_not_know_are_refused_before_any_work(tmp_path):
     assert not world.work.exists()
 
 
-def test_a_second_scheme_is_refused(llama):
+def test_it_gets_one_scheme_and_modules_with_another_are_rounded_here(llama, tmp_path):
     plan = llama.plan("w4a16-g32", protect={"policy": "whole-module"})
-    with pytest.raises(
-        PlanError, match=r"q_proj: auto-gptq has one scheme for all weights, not w8a16-g32 beside w4a16"
-    ):
-        run.require_backend_fit(plan, llama.view)
+    run.require_backend_fit(plan, llama.view)
+    job = run.make_job(plan, llama.view, tmp_path)
+    assert (job.scheme.name, job.other_schemes) == ("w4a16-g32", {})
+    assert {name.rpartition(".")[2] for name in job.kept} == {"q_proj", "k_proj"}
 
 
 def test_rows_that_do_not_fill_words_are_refused(tmp_path):

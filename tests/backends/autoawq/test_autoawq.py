@@ -1,6 +1,10 @@
+import re
+
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from mvquant.quant import round_to_nearest
 from tests.backends.folder.packages import Runs, bases_equal, run_package
 
 CASES = {
@@ -9,6 +13,7 @@ CASES = {
         "{policy: slow-pairs, pairs: 0.25}",
     ),
     "plain": ("scheme: w4a16-g64-asym, method: {name: awq, backend: autoawq}", "{policy: none}"),
+    "whole": ("scheme: w4a16-g64-asym, method: {name: awq, backend: autoawq}", "{policy: whole-module}"),
 }
 
 
@@ -46,7 +51,7 @@ def test_protected_rows_are_scaled_as_the_others(runs):
 
 
 def test_every_module_is_in_the_log(runs):
-    for case in CASES:
+    for case in ("plain", "protected"):
         records = {record.module: record for record in runs.results(case).records}
         assert set(records) == {module.name for module in runs.plans[case].modules}
         scaled = [record for record in records.values() if record.note is None]
@@ -57,4 +62,25 @@ def test_every_module_is_in_the_log(runs):
 def test_progress_and_noise(runs):
     """What it prints is in its log, of which only progress is read."""
     log = (runs.folder / "package.log").read_text(encoding="utf-8")
-    assert log.count("mvquant-progress 2 2 model.layers.1") == len(CASES)
+    told = re.findall(r"^mvquant-progress 2 2 model\.layers\.1 loss ([\d.e-]+)$", log, re.MULTILINE)
+    assert len(told) == len(CASES)
+    assert all(float(loss) > 0 for loss in told)
+
+
+def test_modules_protected_whole_are_8_bits_of_the_weights_as_awq_scaled_them(runs):
+    plan, results, plain = runs.plans["whole"], runs.results("whole"), runs.results("plain")
+    whole = [module for module in plan.modules if module.scheme.bits == 8]
+    assert {module.name.rpartition(".")[2] for module in whole} == {"q_proj", "k_proj"}
+    scaled = load_file(runs.folder / "whole" / "seen.safetensors")
+    notes = {record.module: record.note for record in results.records}
+    for module in whole:
+        expected = round_to_nearest(scaled[module.name], module.scheme)
+        made = results.module(module.name)
+        assert torch.equal(made.base.integers, expected.integers)
+        assert torch.equal(made.base.grid.scale, expected.grid.scale)
+        assert made.kept is None
+        own = runs.opened.checkpoint.read([f"{module.name}.weight"])[f"{module.name}.weight"]
+        assert not torch.equal(own, scaled[module.name])
+        assert "rounded to nearest in w8a16" in notes[module.name]
+    others = [module.name for module in plan.modules if module.scheme.bits == 4]
+    assert bases_equal(results, plain, others)

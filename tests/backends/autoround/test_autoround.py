@@ -1,6 +1,9 @@
+import re
+
 import pytest
 import torch
 
+from mvquant.backends.nearest import lost_share
 from mvquant.quant import round_to_nearest
 from tests.backends.folder.packages import Runs, bases_equal, run_package
 
@@ -57,7 +60,21 @@ def test_whole_modules_have_8_bits(runs):
 
 
 def test_every_layer_is_in_the_log(runs):
-    records = runs.results("plain").records
-    assert [record.module for record in records] == ["model.layers.0", "model.layers.1"]
-    assert all(record.error > 0 and record.seconds > 0 for record in records)
-    assert len({record.error for record in records}) == len(records)
+    records = {record.module: record for record in runs.results("plain").records}
+    layers = ["model.layers.0", "model.layers.1"]
+    assert set(records) == {*layers, *(module.name for module in runs.plans["plain"].modules)}
+    assert all(record.error > 0 and record.seconds > 0 for record in records.values())
+    assert len({record.error for record in records.values()}) == len(records)
+    log = (runs.folder / "package.log").read_text(encoding="utf-8")
+    for number, layer in enumerate(layers, start=1):
+        assert re.search(rf"^mvquant-progress {number} 2 {layer} loss [\d.e-]+$", log, re.MULTILINE)
+
+
+def test_the_error_of_a_module_is_what_its_integers_lose(runs):
+    results = runs.results("plain")
+    records = {record.module: record for record in results.records}
+    for module in runs.plans["plain"].modules:
+        exact = runs.opened.checkpoint.read([f"{module.name}.weight"])[f"{module.name}.weight"]
+        assert records[module.name].error == pytest.approx(
+            lost_share(module, exact, results.module(module.name)), rel=0.01
+        )

@@ -8,9 +8,9 @@ import torch
 
 from mvquant import calibrated
 from mvquant.backends.folder.run import FOLDER_BACKENDS, run_folder_backend
-from mvquant.calibrated import Workplace
 from mvquant.errors import BackendError
 from mvquant.method_settings import AutoRound, Gptq
+from mvquant.workplace import Workplace
 from tests.backends.folder.packages import calibration_tokens, plan_of, save_model
 
 METHODS = {

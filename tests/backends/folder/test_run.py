@@ -79,8 +79,6 @@ def test_a_missing_package_is_named_with_its_install_command(opened, tmp_path, m
         ("scheme: w4a16-g64, method: {name: gptq, backend: gptqmodel, block_size: 64}", "none", "block_size 64"),
         ("scheme: w4a16-g64, method: {name: awq, backend: gptqmodel, grid_points: 10}", "none", "grid_points 10"),
         ("scheme: w4a16-g64-asym, method: {name: awq, backend: autoawq, grid_points: 10}", "none", "grid_points 10"),
-        (f"scheme: w4a16-g64, {AWQ}", "whole-module", "rounds all modules in one scheme"),
-        (AUTOAWQ, "whole-module", "rounds all modules in one scheme"),
         (f"{AUTOAWQ}, ignore: ['*.o_proj']", "none", "cannot leave modules out"),
     ],
 )
@@ -109,6 +107,16 @@ def test_unknown_families_are_refused(tmp_path, weights):
     opened = open_model(str(tmp_path / "model"))
     with pytest.raises(UnsupportedModelError, match="does not quantize mixtral models"):
         require_backend_fit(plan_of(opened, weights), opened.view)
+
+
+@pytest.mark.parametrize("weights", [f"scheme: w4a16-g64, {AWQ}", AUTOAWQ])
+def test_a_package_with_one_scheme_gets_no_other_and_is_to_keep_all_rows(opened, tmp_path, weights):
+    plan = plan_of(opened, weights, "{policy: whole-module}")
+    job = make_job(plan, opened.view, tmp_path)
+    assert (job.scheme, job.other_schemes) == (plan.recipe.weights.scheme, {})
+    whole = {module.name: module.rows for module in plan.modules if module.scheme.bits == 8}
+    assert {name.rpartition(".")[2] for name in whole} == {"q_proj", "k_proj"}
+    assert {name: len(rows) for name, rows in job.kept.items()} == whole
 
 
 def test_a_job_says_all_of_the_plan(opened, tmp_path):

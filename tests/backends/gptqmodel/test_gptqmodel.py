@@ -1,3 +1,4 @@
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -5,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from mvquant.backends.folder.job import Job
@@ -35,9 +37,10 @@ CASES = {
     "gptq mixed": (f"scheme: w2a16-g64, {GPTQ}, ignore: ['*.0.mlp.down_proj']", WHOLE),
     "awq": (f"scheme: w4a16-g64-asym, {AWQ}", NONE),
     "awq protected": (f"scheme: w4a16-g64-asym, {AWQ}", SOME),
+    "awq whole": (f"scheme: w4a16-g64-asym, {AWQ}", WHOLE),
     "awq 3 bits": (f"scheme: w3a16-g32, {AWQ}, ignore: ['*.1.self_attn.o_proj']", NONE),
 }
-RELOADS = {case: ("gptqmodel",) for case in CASES if "protected" not in case}
+RELOADS = {case: ("gptqmodel",) for case in CASES if "protected" not in case and case != "awq whole"}
 RELOADS["gptq"] = ("gptqmodel", "transformers", "transformers, torch kernel")
 
 
@@ -125,7 +128,10 @@ def test_every_module_is_in_the_log(runs):
 
 def test_every_layer_is_reported(runs):
     log = (runs.folder / "package.log").read_text(encoding="utf-8")
-    assert log.count("mvquant-progress 2 2 model.layers.1") == len(CASES)
+    told = re.findall(r"^mvquant-progress 2 2 model\.layers\.1(?: loss ([\d.e-]+))?$", log, re.MULTILINE)
+    assert len(told) == sum(module.layer == 1 for plan in runs.plans.values() for module in plan.modules)
+    assert told.count("") == 3  # three cases of AWQ round an output projection, whose input it does not scale here
+    assert all(0 < float(loss) < 1 for loss in told if loss)
 
 
 def test_what_the_package_does_with_a_singular_hessian_is_said(tmp_path):
@@ -157,3 +163,22 @@ def test_what_a_package_has_done_is_taken_up(runs, tmp_path, monkeypatch):
     with pytest.raises(BackendError, match="exit code 3"):
         again()
     assert not place.exists()
+
+
+def test_modules_protected_whole_are_8_bits_of_the_weights_as_awq_scaled_them(runs):
+    plan, results, plain = runs.plans["awq whole"], runs.results("awq whole"), runs.results("awq")
+    whole = [module for module in plan.modules if module.scheme.bits == 8]
+    assert {module.name.rpartition(".")[2] for module in whole} == {"q_proj", "k_proj"}
+    scaled = load_file(runs.folder / "awq whole" / "seen.safetensors")
+    notes = {record.module: record.note for record in results.records}
+    for module in whole:
+        expected = round_to_nearest(scaled[module.name], module.scheme)
+        made = results.module(module.name)
+        assert torch.equal(made.base.integers, expected.integers)
+        assert torch.equal(made.base.grid.scale, expected.grid.scale)
+        assert made.kept is None
+        own = runs.opened.checkpoint.read([f"{module.name}.weight"])[f"{module.name}.weight"]
+        assert not torch.equal(own, scaled[module.name])
+        assert "rounded to nearest in w8a16" in notes[module.name]
+    others = [module.name for module in plan.modules if module.scheme.bits == 4]
+    assert bases_equal(results, plain, others)
