@@ -38,12 +38,12 @@ def require_method(
 
     Raises:
         BackendError: a package is missing.
-        UnsupportedModelError: a family that the package does not know.
+        UnsupportedModelError: a family that the method or the package does not know.
         UsageError: settings or processes that it cannot use, or an earlier run's work.
     """
     registry.require(method.backend)
     if works_by_layers(method):
-        layer_backend(method)
+        layer_backend(method).require_fit(view)
     else:
         require_family(FOLDER_BACKENDS[method.backend], view)
         require_one_process(method, processes)

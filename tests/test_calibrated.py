@@ -206,6 +206,10 @@ def test_what_no_plan_would_change_is_refused_before_anything_is_measured(opened
             require_method(method({"name": "gptq", "backend": "gptqmodel"}), view, work)
     with pytest.raises(UnsupportedModelError, match="auto-round does not quantize mixtral models"):
         require_method(method("autoround"), model_view(tiny_model("mixtral").config), work)
+    with pytest.raises(UnsupportedModelError, match="olmo2"):
+        require_method(method("smoothquant"), model_view(tiny_model("olmo2").config), work)
+    with pytest.raises(UnsupportedModelError, match="gpt2"):
+        require_method(method("awq"), model_view(tiny_model("gpt2").config), work)
     with pytest.raises(UsageError, match="at least 3 exponents"):
         require_method(method({"name": "awq", "grid_points": 2}), view, work)
     assert not work.exists()

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
+from mvquant.arch import ModelView
 from mvquant.plan import ModulePlan
 from mvquant.quant import RoundedWeight
 
@@ -119,6 +120,14 @@ class LayerBackend(Protocol):
     @property
     def sees_rounded(self) -> bool:
         """Whether later layers are calibrated on what a layer gives in the base scheme, or on what it gave before."""
+        ...
+
+    def require_fit(self, view: ModelView) -> None:
+        """Refuse, before anything is run, a model that the method cannot do.
+
+        Raises:
+            UnsupportedModelError: with the reason.
+        """
         ...
 
     def quantize(self, layer: CalibratedLayer) -> LayerResult:

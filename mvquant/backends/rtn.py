@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
+from mvquant.arch import ModelView
 from mvquant.backends.input_ranges import InputRanges
 from mvquant.backends.layer import CalibratedLayer, LayerResult, ModuleRecord, RoundedModule
 from mvquant.backends.nearest import lost_share, rounded
@@ -23,6 +24,10 @@ class RoundToNearest:
 
     def __init__(self, settings: Rtn | None = None) -> None:
         self.settings = settings or Rtn()
+
+    def require_fit(self, view: ModelView) -> None:
+        """Accept every model that mvquant knows."""
+        del view
 
     def quantize(self, layer: CalibratedLayer) -> LayerResult:
         """Quantize one layer.

@@ -22,6 +22,7 @@ class Needs:
         operations: multiplications and additions in all.
         columns: that are worked on one after the other.
         package: that holds the whole model, if one does.
+        kept: bytes of what the method keeps of all sequences while it works on a layer, in the machine's memory.
     """
 
     layer: int
@@ -30,11 +31,23 @@ class Needs:
     operations: float
     columns: int = 0
     package: str | None = None
+    kept: int = 0
 
     @property
     def memory(self) -> int:
         """Bytes at the peak, where all of them lie in the machine's memory."""
-        return self.layer + self.states
+        return self.layer + self.beside
+
+    @property
+    def beside(self) -> int:
+        """Bytes that lie in the machine's memory wherever the layers are run."""
+        return self.states + self.kept
+
+    @property
+    def beside_parts(self) -> str:
+        """What those are, with sizes."""
+        kept = f", inputs that the method keeps {_size(self.kept)}" if self.kept else ""
+        return f"hidden states {_size(self.states)}{kept}"
 
     def seconds(self, operations_per_second: float) -> float:
         """Roughly how long it takes."""
@@ -57,11 +70,10 @@ class Needs:
         if self.package is not None:
             return f"{memory} ({self.package} holds the whole model), of {_size(room.memory)} free"
         if room.device is None:
-            parts = f"weights {_size(self.layer)}, hidden states {_size(self.states)}"
-            return f"{memory} ({parts}), of {_size(room.memory)} free"
+            return f"{memory} (weights {_size(self.layer)}, {self.beside_parts}), of {_size(room.memory)} free"
         return (
-            f"{_size(self.layer)} of the device's memory, of {_size(room.device)} free; {_size(self.states)} of memory "
-            f"for hidden states, of {_size(room.memory)} free"
+            f"{_size(self.layer)} of the device's memory, of {_size(room.device)} free; {_size(self.beside)} of memory "
+            f"for {_beside(self)}, of {_size(room.memory)} free"
         )
 
 
@@ -79,7 +91,6 @@ def require_room(needs: Needs, room: Room) -> None:
 def _demands(needs: Needs, room: Room) -> Iterator[tuple[str, int, int, str]]:
     """What is needed: a name, bytes, bytes free, and the way out if they do not suffice."""
     shorter = "calibrate on fewer or shorter sequences"
-    fewer_states = f"keep fewer hidden states in memory (--states-memory), or {shorter}"
     weights = "weights and what the method works with"
     if needs.package is not None:
         by_layers = "use a backend that works layer by layer (llmcompressor, for gptq and awq)"
@@ -87,14 +98,23 @@ def _demands(needs: Needs, room: Room) -> Iterator[tuple[str, int, int, str]]:
         yield what, needs.memory, room.memory, f"{by_layers}, or {shorter}"
         yield "disk for the output and its work folder", needs.disk, room.disk, f"choose another place, or {by_layers}"
         return
+    taken = needs.memory if room.device is None else needs.beside
+    fewer_states = f"keep fewer hidden states in memory (--states-memory), or {shorter}"
+    memory_way_out = fewer_states if taken - needs.states <= room.memory else shorter
     if room.device is None:
-        parts = f"{weights} {_size(needs.layer)}, hidden states {_size(needs.states)}"
-        yield f"memory at the peak ({parts})", needs.memory, room.memory, fewer_states
+        parts = f"{weights} {_size(needs.layer)}, {needs.beside_parts}"
+        yield f"memory at the peak ({parts})", taken, room.memory, memory_way_out
     else:
         device = f"the device's memory at the peak ({weights})"
-        yield device, needs.layer, room.device, "calibrate on shorter sequences, or on the CPU (--device cpu)"
-        yield "memory for hidden states", needs.states, room.memory, fewer_states
+        sequences = shorter if needs.kept else "calibrate on shorter sequences"
+        yield device, needs.layer, room.device, f"{sequences}, or on the CPU (--device cpu)"
+        yield f"memory for {_beside(needs)}", taken, room.memory, memory_way_out
     yield "disk for the output and its work folder", needs.disk, room.disk, f"choose another place, or {shorter}"
+
+
+def _beside(needs: Needs) -> str:
+    """What lies in memory beside the device's."""
+    return f"what is kept there ({needs.beside_parts})" if needs.kept else "hidden states"
 
 
 def _size(count: int) -> str:

@@ -13,6 +13,8 @@ from mvquant.layerwise.processes import CPU
 _PROBE = 512
 """Rows and columns of the product that tells how fast the machine is."""
 
+PROBES = 10
+
 
 @dataclass(frozen=True)
 class MemoryGroup:
@@ -100,7 +102,7 @@ def operations_per_second(device: torch.device, dtype: torch.dtype) -> float:
     """How fast the machine multiplies matrices, from a product that takes milliseconds."""
     left = torch.ones(_PROBE, _PROBE, device=device, dtype=dtype)
     seconds: list[float] = []
-    for _ in range(3):
+    for _ in range(PROBES):  # the shortest counts: a process that starts meanwhile disturbs some of them
         started = time.perf_counter()
         float((left @ left)[0, 0])  # waits for the device
         seconds.append(time.perf_counter() - started)

@@ -18,7 +18,7 @@ from mvquant.plan import CalibrationRecord
 from mvquant.policies import make_plan
 from mvquant.recipe import Protect, Recipe, Weights
 from mvquant.scheme import WeightScheme
-from tests.layerwise.examples import planned, saved
+from tests.layerwise.examples import batches, planned, saved
 from tests.tiny_models import tiny_config, tiny_model, tiny_tokens
 
 SIZES = {
@@ -26,12 +26,16 @@ SIZES = {
     "large": {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8, "num_key_value_heads": 8},
 }
 
+CALIBRATION = {"rtn": (3, 24), "gptq": (3, 24), "awq": (16, 120)}
+"""Sequences and their length; what AWQ keeps of them is to weigh as much as a layer."""
+
 MEASURED = """
 import sys
 from pathlib import Path
 from tests.layerwise.examples import *
-from mvquant.backends.rtn import RoundToNearest
+from tests.layerwise.test_preflight import CALIBRATION, by_method
 from mvquant.layerwise import LayerModel, opened_work, quantize_layers
+from mvquant.method_backends import layer_backend
 
 def resident(field):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -41,35 +45,53 @@ for name in ("small", "large"):  # what is loaded when it is first used is no pa
     folder = Path(sys.argv[1]) / name
     checkpoint = open_checkpoint(str(folder))
     view = model_view(checkpoint.config)
-    plan, model = planned(view), LayerModel(checkpoint, view)
+    plan, model = by_method(planned(view), sys.argv[2]), LayerModel(checkpoint, view)
+    backend, tokens = layer_backend(plan.recipe.method), batches(*CALIBRATION[sys.argv[2]])
     Path("/proc/self/clear_refs").write_text("5")
     before = resident("VmRSS")
     with opened_work(folder / "work", fingerprint()) as work:
-        quantize_layers(model, plan, batches(), RoundToNearest(), work)
+        quantize_layers(model, plan, tokens, backend, work)
 print(resident("VmHWM") - before)
 """
 
+WITHOUT_PACKAGE = pytest.mark.skipif(find_spec("llmcompressor") is None, reason="llmcompressor is not installed")
+
+
+def by_method(plan, method):
+    """The plan by another method, which searches shortly."""
+    settings = {"name": method, **({"grid_points": 3} if method == "awq" else {})}
+    weights = Weights.model_validate({"scheme": plan.recipe.weights.scheme, "method": settings})
+    return plan.model_copy(update={"recipe": plan.recipe.model_copy(update={"weights": weights})})
+
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not tell the peak")
-def test_the_predicted_peak_is_near_the_measured_one(tmp_path):
+@pytest.mark.parametrize(
+    ("method", "layers"),
+    [("rtn", 6), pytest.param("gptq", 2, marks=WITHOUT_PACKAGE), pytest.param("awq", 2, marks=WITHOUT_PACKAGE)],
+)
+def test_the_predicted_peak_is_near_the_measured_one(method, layers, tmp_path):
     worlds = {
-        name: saved("llama", tmp_path / name, num_hidden_layers=6, head_dim=64, **size) for name, size in SIZES.items()
+        name: saved("llama", tmp_path / name, num_hidden_layers=layers, head_dim=64, **size)
+        for name, size in SIZES.items()
     }
     # memory that is freed goes back to the system, so that it is not taken for free
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "MALLOC_MMAP_THRESHOLD_": "65536"}
-    command = [sys.executable, "-c", MEASURED, str(tmp_path)]
-    taken = int(subprocess.run(command, check=True, capture_output=True, env=environment).stdout)
-    plan = planned(worlds["large"].view)
-    needs = predict(plan, worlds["large"].view, [24, 16, 24], limit=1 << 30)
+    command = [sys.executable, "-c", MEASURED, str(tmp_path), method]
+    done = subprocess.run(command, check=True, capture_output=True, env=environment, text=True)
+    taken = int(done.stdout.splitlines()[-1])
+    plan = by_method(planned(worlds["large"].view), method)
+    lengths = [batch.shape[1] for batch in batches(*CALIBRATION[method])]
+    needs = predict(plan, worlds["large"].view, lengths, limit=1 << 30)
     assert needs.memory / 2 < taken < 1.25 * needs.memory
-    assert taken < plan.bytes_before / 2  # of the whole model's weights
+    if method == "rtn":
+        assert taken < plan.bytes_before / 2  # of the whole model's weights
+    if method == "awq":
+        searchless = predict(by_method(plan, "rtn"), worlds["large"].view, lengths, limit=1 << 30)
+        assert taken > 1.25 * searchless.memory  # so what the search keeps and holds has to be counted
 
 
 def needs_of(world, *, lengths=(512,) * 8, limit=1 << 30, method="gptq", **options):
-    plan = planned(world.view)
-    weights = plan.recipe.weights.model_validate({"scheme": plan.recipe.weights.scheme, "method": method})
-    recipe = plan.recipe.model_copy(update={"weights": weights})
-    return predict(plan.model_copy(update={"recipe": recipe}), world.view, list(lengths), limit, **options)
+    return predict(by_method(planned(world.view), method), world.view, list(lengths), limit, **options)
 
 
 def test_more_of_anything_needs_more(tmp_path):
@@ -97,6 +119,45 @@ def test_hessians_count_up_to_what_is_held_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr("mvquant.layerwise.preflight.HESSIAN_BYTES", 1)
     # inputs of a layer: that of Q, K and V, that of the output, and two of each of 4 experts
     assert every - needs_of(world).layer == 8 * (2 * 64**2 + 4 * 64**2 + 4 * 128**2) - widest
+
+
+def test_what_awq_keeps_grows_with_sequences(tmp_path):
+    world = saved("llama", tmp_path)  # heads share values, so the output projection has no scales
+    few, many = needs_of(world, method="awq"), needs_of(world, method="awq", lengths=(512,) * 16)
+    inputs, outputs = 4 * 8 * 512 * (64 + 64 + 128), 4 * 8 * 512 * 2 * 64  # of attention, MLP and down projection
+    assert few.kept == inputs
+    assert many.kept - few.kept == inputs
+    assert many.layer - few.layer == outputs
+    assert many.memory - few.memory == inputs + outputs + few.states
+    assert needs_of(world, method="awq", processes=2).kept == inputs / 2
+    assert needs_of(world, method="awq", limit=0).kept == inputs  # files are for what lies between layers
+    for method in ("gptq", "rtn"):
+        assert needs_of(world, method=method).kept == 0
+        assert needs_of(world, method=method, lengths=(512,) * 16).layer == needs_of(world, method=method).layer
+
+
+def test_awq_keeps_what_goes_into_every_expert(tmp_path):
+    world = saved("mixtral", tmp_path)
+    kept = needs_of(world, method="awq", lengths=(512,)).kept
+    assert kept == 4 * 512 * (64 + 64 + 4 * 128)  # attention, MLP, and the down projection of each of 4 experts
+
+
+def test_awq_searches_nothing_for_weights_that_are_left_as_they_are(tmp_path):
+    view = saved("llama", tmp_path).view
+    lengths, every = [512] * 8, by_method(planned(view), "awq")
+    less = by_method(planned(view, ignore=("*.down_proj",)), "awq")
+    needs, fewer = (predict(plan, view, lengths, limit=0) for plan in (every, less))
+    assert needs.kept - fewer.kept == 4 * 8 * 512 * 128
+    assert needs.operations - fewer.operations == (3 + 1) * 2 * 8 * 512 * 2 * 64 * 128  # of 2 layers
+
+
+def test_awq_takes_time_by_the_modules_that_it_runs_for_an_exponent(tmp_path):
+    world = saved("llama", tmp_path)
+    run = needs_of(world, method="rtn").operations / 2
+    attention, down, layer = 2 * 64 * 64 + 2 * 32 * 64, 128 * 64, 2 * 64 * 64 + 2 * 32 * 64 + 3 * 128 * 64
+    mlp = layer - attention
+    share = (attention + mlp + down) / layer  # the down projection is run in the MLP, and alone
+    assert needs_of(world, method="awq").operations == pytest.approx((2 + (3 + 1) * share) * run)
 
 
 LLAMA_7B = {
@@ -156,7 +217,7 @@ def test_rows_that_awq_scaled_are_kept_for_protection(monkeypatch, method, count
     assert rows == 32 * 2 * 4096 / 4
     package = FOLDER_BACKENDS["gptqmodel"]
     needs = predict(plan, view, [512], limit=0, package=package)
-    monkeypatch.setattr("mvquant.layerwise.preflight._seen_bytes", lambda _plan: 0)
+    monkeypatch.setattr("mvquant.layerwise.preflight._seen_bytes", lambda _plan, _package: 0)
     all_else = predict(plan, view, [512], limit=0, package=package)
     seen = counted * 2 * 4096 * rows
     assert (needs.memory - all_else.memory, needs.disk - all_else.disk) == (seen, seen)
@@ -277,6 +338,34 @@ def test_a_device_holds_layers_and_the_machine_hidden_states():
     assert "--states-memory" not in str(refused.value)
     with pytest.raises(UsageError, match=r"1\.0 GB of memory for hidden states .*500 MB are free.*--states-memory"):
         require_room(needs, Room(memory=GB // 2, disk=GB, device=64 * GB))
+
+
+def test_what_a_method_keeps_of_all_sequences_is_made_smaller_by_fewer_of_them():
+    needs = Needs(layer=2 * GB, states=GB, disk=GB, operations=1e12, kept=4 * GB)
+    room = Room(memory=7 * GB, disk=GB)
+    require_room(needs, room)
+    assert "7.0 GB of memory (weights 2.0 GB, hidden states 1.0 GB, inputs that the method keeps 4.0 GB)" in needs.line(
+        room, 1e12
+    )
+    with pytest.raises(UsageError, match=r"keeps 4\.0 GB.*--states-memory.*calibrate on fewer or shorter sequences"):
+        require_room(needs, Room(memory=6 * GB, disk=GB))
+    with pytest.raises(UsageError, match="calibrate on fewer or shorter sequences") as refused:
+        require_room(needs, Room(memory=5 * GB, disk=GB))
+    assert "--states-memory" not in str(refused.value)  # without any hidden states it would not fit either
+
+
+def test_what_a_method_keeps_lies_beside_the_memory_of_a_device():
+    needs = Needs(layer=2 * GB, states=GB, disk=GB, operations=1e12, kept=4 * GB)
+    room = Room(memory=5 * GB, disk=GB, device=2 * GB)
+    require_room(needs, room)
+    assert "5.0 GB of memory for what is kept there (hidden states 1.0 GB, inputs that the method keeps 4.0" in (
+        needs.line(room, 1e12)
+    )
+    with pytest.raises(UsageError, match=r"5\.0 GB of memory for what is kept there .* 3\.0 GB are free") as refused:
+        require_room(needs, Room(memory=3 * GB, disk=GB, device=2 * GB))
+    assert str(refused.value).endswith("are free: calibrate on fewer or shorter sequences")
+    with pytest.raises(UsageError, match=r"the device's memory .*on fewer or shorter sequences, or on the CPU"):
+        require_room(needs, Room(memory=64 * GB, disk=GB, device=GB))
 
 
 def test_another_backend_is_the_way_out_of_whole_models():

@@ -6,15 +6,17 @@ they are rounded. Exponents of the scales are tried on a grid; those that change
 """
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from math import prod
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from mvquant.arch import ModelView, WeightView
 from mvquant.backends.layer import CalibratedLayer, LayerResult, Processes
 from mvquant.backends.llmcompressor.holder import changed_parameters, held, scaled_parameters
 from mvquant.backends.llmcompressor.linears import LayerLinears, taken_apart
@@ -29,6 +31,13 @@ from mvquant.plan import ModulePlan
 
 FEWEST_GRID_POINTS = 3
 """The package divides by the number of exponents less two."""
+
+_NOT_SCALED: Mapping[str, tuple[str, ...]] = {
+    "gemma3_text": ("q_proj",),
+    "gpt_neox": ("dense", "dense_4h_to_h"),
+    "olmo2": ("q_proj", "gate_proj"),
+}
+"""By family: weights whose input no scale goes into, named by the first of those that share it (see `awq_mappings`)."""
 
 
 class AwqBackend:
@@ -50,6 +59,14 @@ class AwqBackend:
             )
         self._settings = settings
 
+    def require_fit(self, view: ModelView) -> None:
+        """Refuse a family that AWQ cannot scale.
+
+        Raises:
+            UnsupportedModelError: with the reason.
+        """
+        awq_mappings(view.config, experts=any(weight.kind == "experts" for weight in view.weights))
+
     def quantize(self, layer: CalibratedLayer) -> LayerResult:
         """Quantize one layer.
 
@@ -70,6 +87,58 @@ class AwqBackend:
             )
 
 
+class AwqSearch(NamedTuple):
+    """What the package holds and runs to find scales for weights that share an input.
+
+    It judges scales by what the smallest module around all those weights gives, which is the weight's own if it is
+    alone. What goes into that module is kept, of all sequences, from the run of the layer until the search is over;
+    what comes out is held twice, of the weights as they were and of those that are tried; the module is run for the
+    first, and for every exponent.
+
+    Attributes:
+        columns: of what goes in; of experts' down projections all together, for each expert gets every token.
+        rows: of what comes out, of one expert.
+        copied: weights that are kept as they were.
+        run: weights in the module, those of all experts.
+    """
+
+    columns: int
+    rows: int
+    copied: int
+    run: int
+
+
+def awq_search(view: ModelView, weights: Sequence[WeightView]) -> AwqSearch | None:
+    """Say what the package takes for weights of a layer.
+
+    Args:
+        view: the model's structure.
+        weights: all that share an input; experts' gate and up projections are one.
+
+    Returns:
+        None where the package puts no scales into them.
+    """
+    first = weights[0]
+    around, _, leaf = first.name.rpartition(".")
+    if leaf in _NOT_SCALED.get(view.family, ()) or _lacks_scales(view, first):
+        return None
+    *experts, rows, columns = first.shape
+    copied = sum(prod(weight.shape) for weight in weights)
+    if experts and leaf == "down_proj":
+        return AwqSearch(experts[0] * columns, rows, copied // experts[0], copied)
+    if len(weights) == 1 and not experts:
+        return AwqSearch(columns, rows, copied, copied)
+    module = around.rpartition(".")[0] if experts else around
+    run = sum(prod(weight.shape) for weight in view.weights if weight.name.startswith(f"{module}."))
+    return AwqSearch(columns, view.config.get_text_config().hidden_size, copied, run)
+
+
+def _lacks_scales(view: ModelView, weight: WeightView) -> bool:
+    """Whether it is an output projection whose columns are more than the rows of V, which heads share."""
+    values = view.attentions[weight.layer].v
+    return weight.name.endswith(".o_proj") and values.heads * values.head_dim != weight.shape[-1]
+
+
 class _Found(NamedTuple):
     """Names of scaled parameters in the layer; by linear, the error of the best scales, and tokens that chose them."""
 
@@ -88,8 +157,11 @@ def _scaled(layer: CalibratedLayer, linears: LayerLinears, mappings: Sequence[An
             stack.enter_context(weight_scheme(linear.module, plan.scheme))
         stack.enter_context(_alone(module, layer.processes))
         stack.enter_context(every_expert())
+        # what goes into a module waits there until scales are searched for it: that of all sequences, in all modules,
+        # and of experts in each of them. `predict` counts it as the machine's memory. On the CPU nothing is copied.
+        waiting = torch.device("cpu")
         search = module.AWQModifier(
-            mappings=mappings, n_grid=settings.grid_points, duo_scaling=settings.duo_scaling, offload_device=None
+            mappings=mappings, n_grid=settings.grid_points, duo_scaling=settings.duo_scaling, offload_device=waiting
         )
         search._set_resolved_mappings(root)
         search._resolved_mappings = [each for each in search._resolved_mappings if _is_planned(each)]

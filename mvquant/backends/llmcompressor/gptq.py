@@ -12,6 +12,7 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
+from mvquant.arch import ModelView
 from mvquant.backends.input_ranges import InputRanges
 from mvquant.backends.layer import HESSIAN_BYTES, CalibratedLayer, LayerResult, ModuleRecord, RoundedModule
 from mvquant.backends.llmcompressor.gptq_matrix import Rounded, gptq_round, joined
@@ -31,6 +32,10 @@ class GptqBackend:
 
     def __init__(self, settings: Gptq) -> None:
         self._settings = settings
+
+    def require_fit(self, view: ModelView) -> None:
+        """Accept every model that mvquant knows."""
+        del view
 
     def quantize(self, layer: CalibratedLayer) -> LayerResult:
         """Quantize one layer.

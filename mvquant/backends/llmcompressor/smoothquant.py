@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from mvquant.arch import ModelView
 from mvquant.backends.input_ranges import InputRanges
 from mvquant.backends.layer import CalibratedLayer, LayerResult, Processes
 from mvquant.backends.llmcompressor.holder import changed_parameters, held, scaled_parameters
@@ -31,6 +32,14 @@ class SmoothQuantBackend:
 
     def __init__(self, settings: SmoothQuant) -> None:
         self._settings = settings
+
+    def require_fit(self, view: ModelView) -> None:
+        """Refuse a family that SmoothQuant cannot scale.
+
+        Raises:
+            UnsupportedModelError: with the reason.
+        """
+        smoothquant_mappings(view.config, experts=any(weight.kind == "experts" for weight in view.weights))
 
     def quantize(self, layer: CalibratedLayer) -> LayerResult:
         """Quantize one layer.

@@ -1,22 +1,32 @@
 import copy
+from math import prod
 
 import pytest
 import torch
 
+from mvquant.arch import model_view
 from mvquant.backends.llmcompressor import AwqBackend
 from mvquant.backends.llmcompressor.mappings import AWQ_ENTRIES, awq_mappings
 from mvquant.backends.llmcompressor.package import package
 from mvquant.errors import CalibrationError, UnsupportedModelError, UsageError
+from mvquant.layerwise.preflight import _searches
 from mvquant.method_settings import Awq
 from mvquant.methods.apply import apply_plan
 from mvquant.quant import round_to_nearest
 from mvquant.recipe import Protect
 from mvquant.scheme import WeightScheme
-from tests.backends.llmcompressor.layer_driver import calibrated_layer, calibration, eager_model, planned, quantized
+from tests.backends.llmcompressor.layer_driver import (
+    LENGTH,
+    calibrated_layer,
+    calibration,
+    eager_model,
+    planned,
+    quantized,
+)
 from tests.backends.llmcompressor.package_run import config_groups, oneshot, reloaded, saved, saved_integers
 from tests.backends.llmcompressor.scaling import FLOAT_ROWS, scaled_without_rounding
 from tests.backends.llmcompressor.two_processes import in_two_processes
-from tests.tiny_models import FAMILY_NAMES, tiny_tokens
+from tests.tiny_models import FAMILY_NAMES, tiny_model, tiny_tokens
 
 FEW = Awq(grid_points=6)
 
@@ -226,3 +236,58 @@ def test_two_processes_give_the_integers_of_one():
             assert torch.equal(made[name], module.base.integers), name
         for name, value in alone.parameters.items():
             assert torch.equal(made[name], value), name
+
+
+class Counting:
+    """Counts what the package keeps and holds when it searches, and the multiplications of linears, by token."""
+
+    def __init__(self, monkeypatch, tokens):
+        self.kept, self.outputs, self.multiplied, self.waits_on = 0, 0, 0.0, None
+        self._tokens, search = tokens, package("modifiers.transform.awq.base").AWQModifier
+        smooth, run = search._apply_smoothing, search._run_samples
+
+        def smoothing(modifier, root):
+            caches = list(modifier._parent_args_cache.values())
+            first = [next(iter(call.values())).value for cache in caches for call in cache.batch_intermediates]
+            self.kept = sum(states.numel() for states in first) / tokens
+            (self.waits_on,) = {str(cache.offload_device) for cache in caches}
+            smooth(modifier, root)
+
+        def samples(modifier, module):
+            outputs = run(modifier, module)
+            self.outputs = max(self.outputs, sum(output.numel() for output in outputs) / tokens)
+            return outputs
+
+        monkeypatch.setattr(search, "_apply_smoothing", smoothing)
+        monkeypatch.setattr(search, "_run_samples", samples)
+
+    def __enter__(self):
+        self._hook = torch.nn.modules.module.register_module_forward_hook(self._count)
+        return self
+
+    def __exit__(self, *_error):
+        self._hook.remove()
+
+    def _count(self, module, _inputs, output):
+        if isinstance(module, torch.nn.Linear):
+            self.multiplied += output.numel() * module.in_features / self._tokens
+
+
+OWN_VALUES = [("llama", {"num_key_value_heads": 4}), ("phi3", {"num_key_value_heads": 4})]
+
+
+@pytest.mark.parametrize(("family", "changes"), [*((family, {}) for family in AWQ_ENTRIES), *OWN_VALUES])
+def test_a_search_keeps_and_runs_what_is_predicted_of_it(family, changes, monkeypatch):
+    model, settings = tiny_model(family, **changes), Awq(grid_points=3)
+    plan, view = planned(model, "w4a16-g32", settings), model_view(model.config)
+    layer = calibrated_layer(model, plan, 0, calibration(2))
+    with Counting(monkeypatch, 2 * LENGTH) as counted:
+        AwqBackend(settings).quantize(layer)
+    searches = _searches(plan, view, 0)
+    # attention and MLP of cohere have one input, which is predicted for each
+    twice = model.config.hidden_size if family == "cohere" else 0
+    assert sum(search.columns for search in searches) == counted.kept + twice
+    assert max(search.rows for search in searches) == counted.outputs
+    observed = sum(prod(weight.shape) for weight in view.weights if weight.layer == 0)
+    assert observed + (3 + 1) * sum(search.run for search in searches) == pytest.approx(counted.multiplied)
+    assert counted.waits_on == "cpu"
