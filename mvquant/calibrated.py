@@ -21,7 +21,7 @@ from mvquant.backends.folder.run import FOLDER_BACKENDS, forget_done, run_folder
 from mvquant.calibration import few_tokens
 from mvquant.checkpoint.folder import Checkpoint
 from mvquant.checkpoint.folder_hash import folder_hash
-from mvquant.errors import BackendError, PlanError, UsageError
+from mvquant.errors import BackendError, CheckpointError, PlanError, UsageError
 from mvquant.layerwise import (
     CPU,
     Fingerprint,
@@ -141,7 +141,7 @@ def calibrated_weights(
         say(sentence)
     with opened_work(work, _fingerprint(made_with), resume=place.resume, processes=place.processes) as folder:
         if place.processes.rank == 0:
-            plan.save(folder.plan_file)
+            _keep(plan, folder.plan_file)
         if folder.finished:
             say(f"going on after layer {folder.finished} of {len(view.attentions)}")
         elif folder.package_is_done:
@@ -164,6 +164,16 @@ def calibrated_weights(
             raise
         if place.processes.rank == 0:
             folder.remove()
+
+
+def _keep(plan: Plan, file: Path) -> None:
+    """Write the plan that is followed, whole or not at all."""
+    beside = file.with_suffix(".partial")
+    try:
+        plan.save(beside)
+        beside.replace(file)
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be written ({error.strerror})") from None
 
 
 def _usable_by_package(place: Workplace, method: MethodSettings, say: Note) -> Workplace:

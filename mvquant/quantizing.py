@@ -13,7 +13,7 @@ from mvquant.calibration import calibration_batches, calibration_texts
 from mvquant.checkpoint.folder import Checkpoint, open_checkpoint
 from mvquant.checkpoint.staging import check_writable
 from mvquant.checkpoint.write import DEFAULT_SHARD_BYTES, write_checkpoint
-from mvquant.errors import CheckpointError, PlanError
+from mvquant.errors import CheckpointError, MvquantError, PlanError, UsageError
 from mvquant.layerwise import LOG_FILE, LayerModel, WorkFolder, layerwise_stats
 from mvquant.methods import require_plan_fit
 from mvquant.plan import Plan, load_plan
@@ -21,7 +21,7 @@ from mvquant.policies import make_plan, require_rope
 from mvquant.progress import Progress
 from mvquant.recipe import Calibration, Protect, Recipe
 from mvquant.reference import reference_path, reference_texts
-from mvquant.stats import CalibrationStats
+from mvquant.stats import CalibrationStats, token_hash
 from mvquant.workplace import HERE, Workplace, work_folder
 
 REFERENCE = "reference"
@@ -133,16 +133,31 @@ def measure(
     )
 
 
-def plan_to_resume(model: str, recipe: Recipe, out: Path) -> Plan | None:
+def plan_to_resume(model: str, recipe: Recipe, opened: OpenModel, out: Path) -> Plan | None:
     """Return the plan that an interrupted run of the same recipe followed, so that nothing is measured again.
 
-    Whether model, text and versions are still the same is seen when it is gone on with.
+    Whether model and versions are still the same is seen when it is gone on with.
+
+    Raises:
+        UsageError: the calibration text is not what it was.
+
+    Returns:
+        None where there is no such plan, or none that can be read: then it is made again.
     """
     work = WorkFolder(work_folder(out))
-    if work.what_is_done is None or not work.plan_file.is_file():
+    try:
+        plan = load_plan(work.plan_file) if work.what_is_done is not None else None
+    except MvquantError:
         return None
-    plan = load_plan(work.plan_file)
-    return plan if (plan.model, plan.recipe) == (model, recipe) else None
+    if plan is None or plan.calibration is None or (plan.model, plan.recipe) != (model, recipe):
+        return None
+    _, batches = calibration_tokens(model, opened, recipe.calibration)
+    if token_hash(batches) != plan.calibration.hash:
+        raise UsageError(
+            f"{work.path} cannot be resumed, what it was made of has changed: the calibration text, or the tokenizer. "
+            "Put that back, or remove the folder to start again"
+        )
+    return plan
 
 
 def require_room_to_quantize(model: str, recipe: Recipe, opened: OpenModel, out: Path, place: Workplace = HERE) -> None:
@@ -157,7 +172,9 @@ def require_room_to_quantize(model: str, recipe: Recipe, opened: OpenModel, out:
         return
     work = work_folder(out)
     if not place.has_package_results(work):
-        update = {"protect": Protect(policy="none"), "fold": None, "kv_cache": None}
+        whole = recipe.protect.policy == "whole-module"  # which leaves less to calibrate, and measures nothing
+        protect = recipe.protect if whole else Protect(policy="none")
+        update = {"protect": protect, "fold": None, "kv_cache": None}
         least = plan_model(model, recipe.model_copy(update=update), opened)
         _, batches = calibration_tokens(model, opened, recipe.calibration)
         place.preflight(least, opened.view, batches, work)

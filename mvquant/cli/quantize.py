@@ -108,7 +108,7 @@ def _planned(model: str, recipe: Recipe, opened: "OpenModel", place: "Workplace"
     if recipe.calibrates_weights:
         work = pipeline.work_folder(output)
         pipeline.require_method(recipe.method, opened.view, work, resume=place.resume, processes=place.processes)
-        earlier = pipeline.plan_to_resume(model, recipe, output) if place.resume else None
+        earlier = pipeline.plan_to_resume(model, recipe, opened, output) if place.resume else None
         if earlier is not None:
             return earlier
         pipeline.require_room_to_quantize(model, recipe, opened, output, place)

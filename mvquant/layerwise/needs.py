@@ -57,8 +57,10 @@ class Needs:
         """Say it in one line.
 
         >>> needs = Needs(2 * 10**9, 10**9, 4 * 10**9, 6e12)
-        >>> needs.line(Room(memory=8 * 10**9, disk=10**12), 1e11)
-        'needs 3.0 GB of memory (weights 2.0 GB, hidden states 1.0 GB), of 8.0 GB free; 4.0 GB of disk; about 60 s'
+        >>> needs.line(Room(memory=8 * 10**9, disk=10**12), 1e11).partition("; ")[0]
+        'needs 3.0 GB of memory (weights and work 2.0 GB, hidden states 1.0 GB), of 8.0 GB free'
+        >>> needs.line(Room(memory=8 * 10**9, disk=10**12), 1e11).partition("; ")[2]
+        '4.0 GB of disk; about 60 s'
         """
         return (
             f"needs {self._memory_line(room)}; {_size(self.disk)} of disk; about "
@@ -70,7 +72,7 @@ class Needs:
         if self.package is not None:
             return f"{memory} ({self.package} holds the whole model), of {_size(room.memory)} free"
         if room.device is None:
-            return f"{memory} (weights {_size(self.layer)}, {self.beside_parts}), of {_size(room.memory)} free"
+            return f"{memory} (weights and work {_size(self.layer)}, {self.beside_parts}), of {_size(room.memory)} free"
         return (
             f"{_size(self.layer)} of the device's memory, of {_size(room.device)} free; {_size(self.beside)} of memory "
             f"for {_beside(self)}, of {_size(room.memory)} free"

@@ -109,7 +109,7 @@ def _seen_bytes(plan: Plan, package: FolderBackend) -> int:
     method = plan.recipe.method
     if not isinstance(method, Awq):
         return 0
-    whole = {module.name for module in apart(plan, method.name in package.one_scheme)}
+    whole = {module.name for module in apart(plan)} if method.name in package.one_scheme else set[str]()
     rows = {each.name: each.rows if each.name in whole else len(each.protected_rows) for each in plan.modules}
     return _bytes_each(plan) * sum(rows[module.name] * module.columns for module in plan.modules)
 
@@ -159,11 +159,11 @@ def _method_bytes(plan: Plan, modules: Sequence[ModulePlan], bytes_each: int) ->
 
 
 def _learning_bytes(method: MethodSettings, weights: int, widest: int, sequences: int, bytes_each: int) -> int:
-    """What AutoRound holds of a layer to learn by gradients: for its weights, rounded ones too, and for a batch."""
+    """What AutoRound holds of a layer to learn by gradients: for its weights, rounded and exact, and for a batch."""
     if not isinstance(method, AutoRound):
         return 0
     batch = min(method.batch_size, sequences)
-    return weights * (LEARNING_BYTES + bytes_each) + batch * LEARNING_ACTIVATIONS * widest
+    return weights * (LEARNING_BYTES + 2 * bytes_each) + batch * LEARNING_ACTIVATIONS * widest
 
 
 def _inputs(modules: Sequence[ModulePlan]) -> list[int]:

@@ -1,8 +1,10 @@
 """What a machine still has for a process: memory, of the device too, disk, and speed."""
 
+import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,7 +97,13 @@ def available_disk(folder: Path) -> int:
 
 
 def _bytes_in(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
+    """Bytes of the files in a folder, of which some may be removed meanwhile."""
+    count = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                count += Path(place, name).lstat().st_size
+    return count
 
 
 def operations_per_second(device: torch.device, dtype: torch.dtype) -> float:

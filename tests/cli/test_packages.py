@@ -32,7 +32,7 @@ def test_a_package_is_started_early_and_what_it_has_done_is_taken_up(mvquant, re
     assert (code, "no space left" in err) == (1, True), err
     code, _, err = mvquant(*quantize)
     assert code == 2
-    assert "all layers done, and not written" in err
+    assert "all layers done, and not written" in " ".join(err.split())
 
     # from here on nothing is computed, so neither memory nor a process is needed
     monkeypatch.setattr("mvquant.preflight.available_room", None)
@@ -41,7 +41,7 @@ def test_a_package_is_started_early_and_what_it_has_done_is_taken_up(mvquant, re
     records.write_text(said[:-10])
     code, _, err = mvquant(*quantize, "--resume")
     assert code == 1
-    assert "what gptqmodel made cannot be read" in err
+    assert "what gptqmodel made cannot be read" in " ".join(err.split())
     assert "to start again" in " ".join(err.split())
     records.write_text(said)
     code, printed, err = mvquant(*quantize, "--resume")

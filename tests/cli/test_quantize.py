@@ -65,7 +65,29 @@ def test_another_recipe_does_not_go_on_with_the_plan(mvquant, recipe, tmp_path, 
     recipe.write_text(recipe.read_text().replace("length: 64", "length: 32"))
     code, _, err = mvquant("quantize", "reference", "--recipe", recipe, "-o", tmp_path / "out", "--resume")
     assert code == 2
-    assert "cannot be resumed" in err
+    assert "cannot be resumed" in " ".join(err.split())
+
+
+def test_text_that_changed_is_named_and_not_gone_on_with(mvquant, recipe, tmp_path, monkeypatch):
+    text = tmp_path / "text.txt"
+    text.write_text("The old bridge is made of stone. " * 60)
+    recipe.write_text(recipe.read_text().replace("sequences: 2", f"source: {text}, sequences: 2"))
+    quantize = ("quantize", "reference", "--recipe", recipe, "-o", tmp_path / "out")
+    monkeypatch.setitem(LAYER_BACKENDS, ("rtn", "mvquant"), "tests.cli.test_quantize:Interrupted")
+    assert mvquant(*quantize)[0] == 130
+    text.write_text("The new bridge is made of steel. " * 60)
+    code, _, err = mvquant(*quantize, "--resume")
+    assert code == 2
+    assert "cannot be resumed, what it was made of has changed: the calibration text" in " ".join(err.split())
+
+
+def test_a_plan_that_cannot_be_read_is_made_again(mvquant, recipe, tmp_path, monkeypatch):
+    quantize = ("quantize", "reference", "--recipe", recipe, "-o", tmp_path / "out")
+    monkeypatch.setitem(LAYER_BACKENDS, ("rtn", "mvquant"), "tests.cli.test_quantize:Interrupted")
+    assert mvquant(*quantize)[0] == 130
+    (tmp_path / "out.work" / "plan.json").write_text("{")
+    code, _, err = mvquant(*quantize, "--resume")
+    assert code == 0, err
 
 
 def test_hidden_states_can_be_kept_on_disk(mvquant, recipe, tmp_path):

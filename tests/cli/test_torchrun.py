@@ -24,7 +24,8 @@ def test_two_processes_write_the_bytes_of_one(mvquant, tmp_path):
         check=False,
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"},
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
     )
     assert shared.returncode == 0, shared.stderr
     assert shared.stdout.count("bits per weight") == 1  # the second process says nothing

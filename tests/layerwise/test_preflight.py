@@ -344,8 +344,9 @@ def test_what_a_method_keeps_of_all_sequences_is_made_smaller_by_fewer_of_them()
     needs = Needs(layer=2 * GB, states=GB, disk=GB, operations=1e12, kept=4 * GB)
     room = Room(memory=7 * GB, disk=GB)
     require_room(needs, room)
-    assert "7.0 GB of memory (weights 2.0 GB, hidden states 1.0 GB, inputs that the method keeps 4.0 GB)" in needs.line(
-        room, 1e12
+    assert (
+        "7.0 GB of memory (weights and work 2.0 GB, hidden states 1.0 GB, inputs that the method keeps 4.0 GB)"
+        in needs.line(room, 1e12)
     )
     with pytest.raises(UsageError, match=r"keeps 4\.0 GB.*--states-memory.*calibrate on fewer or shorter sequences"):
         require_room(needs, Room(memory=6 * GB, disk=GB))

@@ -63,10 +63,29 @@ def load_tokens(file: Path) -> list[Int64[Tensor, "1 length"]]:
     return [saved[str(number)] for number in range(len(saved))]
 
 
-def apart(plan: Plan, one_scheme: bool) -> tuple[ModulePlan, ...]:
-    """Modules with another scheme than the recipe's, if a package rounds all of them in one: they are rounded here."""
-    base = None if plan.recipe.weights is None else plan.recipe.weights.scheme
-    return tuple(each for each in plan.modules if one_scheme and each.scheme.is_quantized and each.scheme != base)
+def only_scheme(plan: Plan) -> WeightScheme:
+    """The scheme of a package that rounds all modules in one: the recipe's, unless the plan has it nowhere."""
+    wanted = None if plan.recipe.weights is None else plan.recipe.weights.scheme
+    return wanted if wanted is not None and any(each.scheme == wanted for each in plan.modules) else main_scheme(plan)
+
+
+def apart(plan: Plan) -> tuple[ModulePlan, ...]:
+    """Modules with more bits than `only_scheme`, as those protected whole: mvquant rounds them, to nearest."""
+    bits = only_scheme(plan).bits
+    return tuple(
+        each
+        for each in plan.modules
+        if each.scheme.is_quantized and each.scheme.bits > bits and each.scheme.activations is None
+    )
+
+
+def beyond_one_scheme(plan: Plan) -> tuple[ModulePlan, ...]:
+    """Modules that neither `only_scheme` nor rounding to nearest with more bits does justice to."""
+    done = {each.name for each in apart(plan)}
+    base = only_scheme(plan)
+    return tuple(
+        each for each in plan.modules if each.scheme.is_quantized and each.scheme != base and each.name not in done
+    )
 
 
 def main_scheme(plan: Plan) -> WeightScheme:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mvquant.arch import ModelView
@@ -15,7 +15,7 @@ from mvquant.backends.folder.packed import awq_weight, gptq_weight, zeros_are_le
 from mvquant.backends.folder.source import SourceWeights
 from mvquant.backends.layer import ModuleRecord, RoundedModule
 from mvquant.backends.nearest import rounded
-from mvquant.errors import BackendError
+from mvquant.errors import BackendError, CheckpointError
 from mvquant.plan import ModulePlan, Plan
 from mvquant.quant import mixed_state, round_to_nearest
 from mvquant.quant.rounded import RoundedWeight
@@ -125,7 +125,10 @@ class FolderResults:
         plan = self._plans[name]
         if name in self._apart:
             return rounded(plan, self._weight_seen(plan))
-        base = self._base(plan)
+        try:
+            base = self._base(plan)
+        except (CheckpointError, KeyError, SafetensorError) as error:
+            raise BackendError(f"{name}: what the package saved cannot be read ({error})") from None
         if base.integers.shape != (plan.rows, plan.columns):
             raise BackendError(f"{name}: the package has {tuple(base.integers.shape)} weights, not {plan.shape}")
         if plan.protected_scheme is None:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -18,7 +18,15 @@ from mvquant.backends.autoround.adapter import AUTO_ROUND
 from mvquant.backends.child import run_logged, watch_child
 from mvquant.backends.folder.backend import FolderBackend
 from mvquant.backends.folder.child import PROGRESS
-from mvquant.backends.folder.job import Job, apart, main_scheme, other_schemes, save_tokens
+from mvquant.backends.folder.job import (
+    Job,
+    apart,
+    beyond_one_scheme,
+    main_scheme,
+    only_scheme,
+    other_schemes,
+    save_tokens,
+)
 from mvquant.backends.folder.programs import WaitingProgram, child_environment
 from mvquant.backends.folder.results import FolderResults
 from mvquant.backends.folder.source import SourceWeights, write_source
@@ -31,6 +39,7 @@ from mvquant.errors import BackendError, PlanError, UnsupportedModelError
 from mvquant.method_settings import BackendName
 from mvquant.plan import Plan
 from mvquant.progress import Progress
+from mvquant.recipe import impossible
 
 FOLDER_BACKENDS: dict[BackendName, FolderBackend] = {
     backend.name: backend for backend in (GPTQMODEL, AUTOAWQ, AUTO_ROUND, AUTO_GPTQ)
@@ -154,7 +163,7 @@ def read_results(checkpoint: Checkpoint, view: ModelView, plan: Plan, place: Pat
         view,
         plan,
         seen=job.seen,
-        apart=apart(plan, has_one_scheme(plan)),
+        apart=apart(plan) if has_one_scheme(plan) else (),
         records=tuple(ModuleRecord.model_validate(each) for each in said),
         log=place / LOG,
     )
@@ -169,9 +178,22 @@ def require_backend_fit(plan: Plan, view: ModelView) -> None:
     """
     backend = FOLDER_BACKENDS[plan.recipe.method.backend]
     require_family(backend, view)
-    mistakes = list(dict.fromkeys(backend.mistakes(plan, view)))
+    mistakes = list(dict.fromkeys([*backend.mistakes(plan, view), *_scheme_mistakes(plan)]))
     if mistakes:
         raise PlanError(f"backend {backend.name} cannot do this:\n  - " + "\n  - ".join(mistakes))
+
+
+def _scheme_mistakes(plan: Plan) -> Iterator[str]:
+    if not has_one_scheme(plan):
+        return
+    base = only_scheme(plan)
+    if (reason := impossible(base, plan.recipe.method)) is not None:
+        yield reason
+    for module in beyond_one_scheme(plan)[:1]:
+        yield (
+            f"{module.name} is planned as {module.scheme.name}, and it rounds all modules as {base.name} but those "
+            "with more bits: use backend llmcompressor"
+        )
 
 
 def require_family(backend: FolderBackend, view: ModelView) -> None:
@@ -198,8 +220,7 @@ def make_job(plan: Plan, view: ModelView, place: Path, device: str = "cpu") -> J
     place = place.resolve()  # the package runs in another folder
     planned = {module.name for module in plan.modules if module.scheme.is_quantized}
     one_scheme = has_one_scheme(plan)
-    whole = {module.name: tuple(range(module.rows)) for module in apart(plan, one_scheme)}
-    base = plan.recipe.weights.scheme if one_scheme and plan.recipe.weights is not None else main_scheme(plan)
+    whole = {module.name: tuple(range(module.rows)) for module in apart(plan)} if one_scheme else {}
     return Job(
         source=place / "source",
         tokens=place / "tokens.safetensors",
@@ -208,7 +229,7 @@ def make_job(plan: Plan, view: ModelView, place: Path, device: str = "cpu") -> J
         records=place / "records.json",
         dtype=plan.dtype,
         method=plan.recipe.method,
-        scheme=base,
+        scheme=only_scheme(plan) if one_scheme else main_scheme(plan),
         other_schemes={} if one_scheme else other_schemes(plan),
         ignored=tuple(weight.name for weight in view.weights if weight.name not in planned),
         kept={module.name: rows for module in plan.modules if (rows := module.protected_rows)} | whole,

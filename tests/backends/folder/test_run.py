@@ -11,6 +11,7 @@ from mvquant.backends.folder import run
 from mvquant.backends.folder.run import FOLDER_BACKENDS, make_job, require_backend_fit, run_folder_backend
 from mvquant.errors import BackendError, PlanError, UnsupportedModelError
 from mvquant.pipeline import open_model
+from mvquant.scheme import WeightScheme
 from tests.backends.folder.packages import calibration_tokens, plan_of, save_model
 from tests.tiny_models import tiny_model
 
@@ -117,6 +118,27 @@ def test_a_package_with_one_scheme_gets_no_other_and_is_to_keep_all_rows(opened,
     whole = {module.name: module.rows for module in plan.modules if module.scheme.bits == 8}
     assert {name.rpartition(".")[2] for name in whole} == {"q_proj", "k_proj"}
     assert {name: len(rows) for name, rows in job.kept.items()} == whole
+
+
+@pytest.mark.parametrize("weights", [f"scheme: w4a16-g64, {AWQ}", AUTOAWQ])
+@pytest.mark.parametrize("other", ["w4a16-g32-asym", "w3a16-g64-asym", "w8a8"])
+def test_a_package_with_one_scheme_refuses_others_that_are_no_protection(opened, weights, other):
+    plan = plan_of(opened, weights)
+    first, *others = plan.modules
+    changed = first.model_copy(update={"scheme": WeightScheme.model_validate(other)})
+    with pytest.raises(PlanError, match=f"{first.name} is planned as {other}, and it rounds all modules as w4a16-g64"):
+        require_backend_fit(plan.model_copy(update={"modules": (changed, *others)}), opened.view)
+
+
+def test_controls_with_smaller_groups_are_not_rounded_to_nearest_without_a_word(opened):
+    """They have the recipe's scheme in a few modules only."""
+    plan = plan_of(opened, AUTOAWQ)
+    finer = WeightScheme.model_validate("w4a16-g32-asym")
+    *most, last = plan.modules
+    recipe = plan.recipe.model_copy(update={"weights": plan.recipe.weights.model_copy(update={"scheme": finer})})
+    mixed = plan.model_copy(update={"recipe": recipe, "modules": (*most, last.model_copy(update={"scheme": finer}))})
+    with pytest.raises(PlanError, match="rounds all modules as w4a16-g32-asym"):
+        require_backend_fit(mixed, opened.view)
 
 
 def test_a_job_says_all_of_the_plan(opened, tmp_path):
