@@ -22,6 +22,11 @@ def rounded(
 
 def lost_share(plan: ModulePlan, weight: Float[Tensor, "rows columns"], made: RoundedModule) -> float:
     """Return the share of a weight's energy that rounding took."""
+    return lost_energy(weight, made.base.dequantize(plan.scheme, torch.float32))
+
+
+def lost_energy(weight: Float[Tensor, "rows columns"], values: Float[Tensor, "rows columns"]) -> float:
+    """Return the share of a weight's energy that is lost by other values in its place."""
     exact = weight.float()
-    lost = (made.base.dequantize(plan.scheme, torch.float32) - exact).square().sum()
+    lost = (values.float() - exact).square().sum()
     return float(lost / exact.square().sum().clamp(min=torch.finfo(torch.float32).tiny))

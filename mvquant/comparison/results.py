@@ -3,6 +3,7 @@
 Accuracies, drops and shares are fractions, not per cent; an `Estimate` is {value, low, high} with a 95 % interval.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -228,6 +229,19 @@ class FlippedItem(_Saved):
     choices: tuple[str, ...] | None = None
     answers: dict[str, Answer]
     """By the name of the variant."""
+
+
+def different_texts(hashes: Mapping[str, str | None]) -> str | None:
+    """Name the variants of each calibration text; None where all that were calibrated saw the same.
+
+    >>> different_texts({"a": "1", "b": "1", "c": "2", "plain": None})
+    'a, b / c'
+    """
+    texts: dict[str, list[str]] = {}
+    for name, text in hashes.items():
+        if text is not None:
+            texts.setdefault(text, []).append(name)
+    return " / ".join(", ".join(names) for names in texts.values()) if len(texts) > 1 else None
 
 
 def load_comparison(folder: Path) -> ComparisonResults:

@@ -23,6 +23,7 @@ from mvquant.comparison.results import (
     Failure,
     TaskInfo,
     VariantResult,
+    different_texts,
 )
 from mvquant.comparison.store import Store, file_name
 from mvquant.comparison.variants import Baseline, Variant, all_variants
@@ -89,12 +90,7 @@ class Comparing:
 
     def _note_other_texts(self) -> None:
         """Say so where variants were calibrated on different tokens: then not only their methods differ."""
-        texts: dict[str, list[str]] = {}
-        for variant in self.variants:
-            if variant.calibration_hash is not None:
-                texts.setdefault(variant.calibration_hash, []).append(variant.name)
-        if len(texts) > 1:
-            groups = " / ".join(", ".join(names) for names in texts.values())
+        if groups := different_texts({each.name: each.calibration_hash for each in self.variants}):
             self.note(f"calibrated on different text, so that not only their methods differ: {groups}")
 
     def _require_loaded(self, first: Variant) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from mvquant.comparison import ComparisonResults
+from mvquant.comparison.results import different_texts
 from mvquant.report.partial import partial_groups
 from mvquant.report.verdict import NOTHING, percent
 
@@ -18,7 +19,8 @@ def remarks(results: ComparisonResults) -> Iterator[str]:
         yield "Prompts were put into the chat template of the tokenizer."
     if results.without_data:
         yield f"Not asked, because their data is not there: {', '.join(results.without_data)}."
-    yield from _other_texts(results)
+    if groups := different_texts({variant.name: variant.calibration_hash for variant in results.variants}):
+        yield f"Calibrated on different text, so that not only their methods differ: {groups}."
     for variant, word, tasks in partial_groups(results):
         yield f"{variant.name}: {word} is the mean of {tasks} only; it is not comparable with that of the others."
     yield from _noise(results)
@@ -36,16 +38,6 @@ def remarks(results: ComparisonResults) -> Iterator[str]:
             "Smallest drop of one task that these items show with 80 % probability, before Holm's adjustment: "
             f"{low} to {high} points."
         )
-
-
-def _other_texts(results: ComparisonResults) -> Iterator[str]:
-    texts: dict[str, list[str]] = {}
-    for variant in results.variants:
-        if variant.calibration_hash is not None:
-            texts.setdefault(variant.calibration_hash, []).append(variant.name)
-    if len(texts) > 1:
-        groups = " / ".join(", ".join(names) for names in texts.values())
-        yield f"Calibrated on different text, so that not only their methods differ: {groups}."
 
 
 def _about_answers(results: ComparisonResults) -> Iterator[str]:

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from mvquant.backends.folder.child import run_child, say_progress
 from mvquant.backends.folder.job import Job, load_tokens
 from mvquant.backends.layer import ModuleRecord
+from mvquant.backends.nearest import lost_energy
 from mvquant.backends.replaced import replaced
 from mvquant.method_settings import AutoRound as Settings
 from mvquant.scheme import WeightScheme
@@ -110,7 +111,7 @@ def _watched_blocks(job: Job, model: nn.Module, records: list[ModuleRecord]) -> 
         seconds = time.monotonic() - start
         records.append(ModuleRecord(module=layer, seconds=seconds, error=losses.last))
         for name, weight in _weights(block, layer, job).items():
-            share = _lost_share(before[name], weight)
+            share = lost_energy(before[name], weight)
             records.append(ModuleRecord(module=name, seconds=seconds / len(before), error=share))
         return best
 
@@ -125,12 +126,6 @@ def _weights(block: nn.Module, layer: str, job: Job) -> dict[str, Tensor]:
         for name, weight in found
         if isinstance(weight, Tensor) and weight.ndim == 2 and name not in job.ignored
     }
-
-
-def _lost_share(exact: Tensor, rounded: Tensor) -> float:
-    """Share of a weight's energy that rounding took."""
-    lost = (rounded.float() - exact.float()).square().sum()
-    return float(lost / exact.float().square().sum().clamp(min=torch.finfo(torch.float32).tiny))
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ class FolderBackend:
         command: from the files of jobs (one, but in tests) to the child process that does them.
         mistakes: yields what of a plan the package cannot do, each with the way out.
         environment: variables for the child beside the usual ones.
-        one_scheme: methods with which it rounds all modules in one scheme. Those that a plan gives another are rounded
-            to nearest, of the weights as it saw them.
+        one_scheme: methods with which it rounds all modules in one scheme. Those that a plan gives more bits are
+            rounded to nearest, of the weights as it saw them.
         devices: types of those that it can run layers on; the model itself lies in the machine's memory.
         prepare: changes the source folder to the package's liking.
         weight_bytes: of a weight as the child process holds it before it is packed; None: those of the model's dtype.

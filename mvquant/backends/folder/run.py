@@ -35,7 +35,7 @@ from mvquant.backends.layer import ModuleRecord
 from mvquant.backends.registry import require
 from mvquant.checkpoint.folder import Checkpoint
 from mvquant.checkpoint.staging import raised_termination
-from mvquant.errors import BackendError, PlanError, UnsupportedModelError
+from mvquant.errors import BackendError, CheckpointError, PlanError, UnsupportedModelError
 from mvquant.method_settings import BackendName
 from mvquant.plan import Plan
 from mvquant.progress import Progress
@@ -91,6 +91,7 @@ def run_folder_backend(
         BackendError: the package is not installed, or failed; with the last lines of its log.
         UnsupportedModelError: a family that the package does not know.
         PlanError: something that the package cannot do.
+        CheckpointError: a full disk, say.
     """
     backend = FOLDER_BACKENDS[plan.recipe.method.backend]
     require_backend_fit(plan, view)
@@ -106,6 +107,9 @@ def run_folder_backend(
             results = read_results(checkpoint, view, plan, place)
             (place / DONE).touch()
             return results
+    except OSError as error:
+        shutil.rmtree(place, ignore_errors=True)
+        raise CheckpointError(f"{place}: cannot be written ({error.strerror})") from None
     except BaseException:
         shutil.rmtree(place, ignore_errors=True)
         raise

@@ -2,10 +2,8 @@ import re
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from mvquant.quant import round_to_nearest
-from tests.backends.folder.packages import Runs, bases_equal, run_package
+from tests.backends.folder.packages import Runs, assert_whole_modules_are_rounded_here, bases_equal, run_package
 
 CASES = {
     "protected": (
@@ -68,19 +66,4 @@ def test_progress_and_noise(runs):
 
 
 def test_modules_protected_whole_are_8_bits_of_the_weights_as_awq_scaled_them(runs):
-    plan, results, plain = runs.plans["whole"], runs.results("whole"), runs.results("plain")
-    whole = [module for module in plan.modules if module.scheme.bits == 8]
-    assert {module.name.rpartition(".")[2] for module in whole} == {"q_proj", "k_proj"}
-    scaled = load_file(runs.folder / "whole" / "seen.safetensors")
-    notes = {record.module: record.note for record in results.records}
-    for module in whole:
-        expected = round_to_nearest(scaled[module.name], module.scheme)
-        made = results.module(module.name)
-        assert torch.equal(made.base.integers, expected.integers)
-        assert torch.equal(made.base.grid.scale, expected.grid.scale)
-        assert made.kept is None
-        own = runs.opened.checkpoint.read([f"{module.name}.weight"])[f"{module.name}.weight"]
-        assert not torch.equal(own, scaled[module.name])
-        assert "rounded to nearest in w8a16" in notes[module.name]
-    others = [module.name for module in plan.modules if module.scheme.bits == 4]
-    assert bases_equal(results, plain, others)
+    assert_whole_modules_are_rounded_here(runs, "whole", "plain")

@@ -21,7 +21,7 @@ from mvquant.methods import apply_plan
 from mvquant.pipeline import OpenModel, open_model
 from mvquant.plan import CalibrationRecord, Plan
 from mvquant.policies import make_plan
-from mvquant.quant import MixedRowLinear
+from mvquant.quant import MixedRowLinear, round_to_nearest
 from mvquant.recipe import parse_recipe
 from tests.tiny_models import tiny_model, tiny_tokens
 
@@ -133,3 +133,23 @@ def bases_equal(one: FolderResults, other: FolderResults, names: list[str]) -> b
         return torch.equal(a.integers, b.integers) and torch.equal(a.grid.scale, b.grid.scale) and zeros
 
     return all(same(name) for name in names)
+
+
+def assert_whole_modules_are_rounded_here(runs: Runs, case: str, without: str) -> None:
+    """Modules protected whole are 8 bits of the weights as AWQ scaled them; all others as without protection."""
+    plan, results, plain = runs.plans[case], runs.results(case), runs.results(without)
+    whole = [module for module in plan.modules if module.scheme.bits == 8]
+    assert {module.name.rpartition(".")[2] for module in whole} == {"q_proj", "k_proj"}
+    scaled = load_file(runs.folder / case / "seen.safetensors")
+    notes = {record.module: record.note for record in results.records}
+    for module in whole:
+        expected = round_to_nearest(scaled[module.name], module.scheme)
+        made = results.module(module.name)
+        assert torch.equal(made.base.integers, expected.integers)
+        assert torch.equal(made.base.grid.scale, expected.grid.scale)
+        assert made.kept is None
+        own = runs.opened.checkpoint.read([f"{module.name}.weight"])[f"{module.name}.weight"]
+        assert not torch.equal(own, scaled[module.name])
+        assert "rounded to nearest in w8a16" in notes[module.name]
+    others = [module.name for module in plan.modules if module.scheme.bits == 4]
+    assert bases_equal(results, plain, others)

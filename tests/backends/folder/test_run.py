@@ -1,3 +1,5 @@
+import errno
+import os
 import signal
 import sys
 from dataclasses import replace
@@ -9,7 +11,7 @@ import torch
 from mvquant.backends import registry
 from mvquant.backends.folder import run
 from mvquant.backends.folder.run import FOLDER_BACKENDS, make_job, require_backend_fit, run_folder_backend
-from mvquant.errors import BackendError, PlanError, UnsupportedModelError
+from mvquant.errors import BackendError, CheckpointError, PlanError, UnsupportedModelError
 from mvquant.pipeline import open_model
 from mvquant.scheme import WeightScheme
 from tests.backends.folder.packages import calibration_tokens, plan_of, save_model
@@ -43,6 +45,16 @@ def test_a_crash_says_the_last_lines_and_leaves_nothing_behind(opened, tmp_path,
     assert "MemoryError: no room for layer 1" in str(caught.value)
     assert not (tmp_path / "work").exists()
     assert capfd.readouterr().out == ""
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_behind(opened, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(run, "save_tokens", full)
+    with pytest.raises(CheckpointError, match=r"work: cannot be written \(No space left on device\)"):
+        run_gptq(opened, tmp_path / "work")
+    assert not (tmp_path / "work").exists()
 
 
 def test_a_killed_child_is_called_so(opened, tmp_path, monkeypatch):
