@@ -153,7 +153,7 @@ def calibrated_weights(
         else:
             device = str(place.device)
             results = run_folder_backend(
-                checkpoint, view, plan, batches, folder.package, progress, place.waiting, device
+                checkpoint, view, plan, batches, folder.package, progress, device, here=place.package_here
             )
         for sentence in warn_of(results.records):
             say(sentence)

@@ -46,13 +46,14 @@ from mvquant.quantizing import (
 )
 from mvquant.recipe import Calibration
 from mvquant.resources import resource_folder
-from mvquant.workplace import Workplace, work_folder
+from mvquant.workplace import Workplace, clean_after_kill, work_folder
 
 __all__ = [
     "DEFAULT_CORPUS",
     "OpenModel",
     "Workplace",
     "calibration_tokens",
+    "clean_after_kill",
     "joined_processes",
     "own_device",
     "plan_model",

@@ -1,17 +1,20 @@
 """Child processes that work for us: logged, watched, and never left running."""
 
+import atexit
 import codecs
 import io
 import os
 import selectors
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from mvquant.checkpoint.staging import raised_termination
 from mvquant.errors import BackendError
@@ -59,64 +62,27 @@ def run_logged(
         SystemExit: this process was asked to end by SIGTERM, in its main thread.
     """
     with raised_termination():
-        process = start_child(command, what=what, environment=environment, folder=folder)
-        watch_child(process, log, what=what, way_out=way_out, report=report)
+        try:
+            process = subprocess.Popen(
+                [str(part) for part in command],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {}), PARENT: str(os.getpid())},
+                cwd=folder,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise BackendError(f"{what} could not be started: {error}") from None
+        code, last = _watched(process, log, report)
+    if code != 0:
+        raise failure(what, fate(code), last, way_out)
 
 
-def start_child(
-    command: Sequence[str | Path],
-    *,
-    what: str,
-    environment: dict[str, str] | None = None,
-    folder: Path | None = None,
-    stdin: int = subprocess.DEVNULL,
-) -> "subprocess.Popen[bytes]":
-    """Start a command in a group of its own; to be handed to `watch_child`, or to `end_child`.
-
-    Args:
-        command: program and arguments.
-        what: to call it in errors.
-        environment: variables beside those of this process.
-        folder: to run it in; here by default.
-        stdin: as `subprocess.Popen` has it.
-
-    Raises:
-        BackendError: it could not be started.
-    """
-    try:
-        return subprocess.Popen(
-            [str(part) for part in command],
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **(environment or {}), PARENT: str(os.getpid())},
-            cwd=folder,
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise BackendError(f"{what} could not be started: {error}") from None
-
-
-def watch_child(
-    process: "subprocess.Popen[bytes]",
-    log: Path,
-    *,
-    what: str,
-    way_out: str = "",
-    report: Callable[[str], None] | None = None,
-) -> None:
-    """Follow what was started to its end, and end what it has started.
-
-    Args:
-        process: from `start_child`.
-        log: file that its output is added to.
-        what: to call it in errors.
-        way_out: what the person can do when it fails, if that is known.
-        report: is told every line.
-
-    Raises:
-        BackendError: it failed, or was killed; with its last lines.
-    """
+def _watched(
+    process: "subprocess.Popen[bytes]", log: Path, report: Callable[[str], None] | None
+) -> tuple[int, Iterable[str]]:
+    """Follow what was started to its end, and end what it has started; return its exit code and last lines."""
     last: deque[str] = deque(maxlen=LAST_LINES)
     try:
         with log.open("a", encoding="utf-8") as file:
@@ -125,12 +91,32 @@ def watch_child(
                 last.append(line.rstrip())
                 if report:
                     report(line.rstrip())
-        code = process.wait()
+        return process.wait(), last
     finally:
-        end_child(process)
-    if code != 0:
-        said = "\n  ".join(["its last lines:", *last]) if last else "it said nothing"
-        raise BackendError("; ".join(part for part in (f"{what} {_fate(code)}", way_out, said) if part))
+        _end_all(process)
+
+
+def failure(what: str, how: str, last: Iterable[str], way_out: str = "") -> BackendError:
+    """Say how something ended that should not have, with its last lines.
+
+    Args:
+        what: ended.
+        how: it ended.
+        last: lines that it said.
+        way_out: what the person can do.
+    """
+    lines = list(last)
+    said = "\n  ".join(["its last lines:", *lines]) if lines else "it said nothing"
+    return BackendError("; ".join(part for part in (f"{what} {how}", way_out, said) if part))
+
+
+def last_lines(log: Path) -> list[str]:
+    """Read the last lines of a log; none where there is no log."""
+    try:
+        with log.open(encoding="utf-8", errors="replace") as file:
+            return [line.rstrip() for line in deque(file, maxlen=LAST_LINES)]
+    except OSError:
+        return []
 
 
 def _lines(process: "subprocess.Popen[bytes]") -> Generator[str]:
@@ -161,24 +147,30 @@ def _reads(process: "subprocess.Popen[bytes]") -> Generator[bytes]:
                 yield read
 
 
-def end_child(process: "subprocess.Popen[bytes]") -> None:
+def _end_all(process: "subprocess.Popen[bytes]") -> None:
     """Kill what still runs of a process and of all that it started, which share its group."""
-    if process.stdout is not None and process.stdout.closed:
-        return  # it was ended before, and its number can be another's by now
-    process.poll()
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    for pipe in (process.stdin, process.stdout):
-        if pipe:
-            with suppress(BrokenPipeError):
-                pipe.close()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+def end_process(code: int) -> NoReturn:
+    """End this process with what packages have registered for the end, but without taking thousands of modules apart.
+
+    That takes more than a second with torch and a package for quantizing.
+    """
+    atexit._run_exitfuncs()  # pyright: ignore[reportPrivateUsage]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def end_with_parent() -> None:
     """Kill this process, with its group if it leads one, as soon as the process that it works for is gone.
 
-    That is the one that called `start_child`; without it, the one that is the parent now.
+    That is the one that called `run_logged`; without it, the one that is the parent now.
     """
     parent = int(os.environ.get(PARENT) or os.getppid())
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
@@ -191,10 +183,10 @@ def _watch(parent: int) -> None:
     (os.killpg if leads else os.kill)(os.getpid(), signal.SIGKILL)
 
 
-def _fate(code: int) -> str:
+def fate(code: int) -> str:
     """Say how a process ended.
 
-    >>> _fate(1), _fate(-9)
+    >>> fate(1), fate(-9)
     ('failed with exit code 1', 'was killed (SIGKILL)')
     """
     if code >= 0:

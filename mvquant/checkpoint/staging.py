@@ -64,7 +64,7 @@ def staged_folder(out: Path, *, overwrite: bool = False) -> Generator[Path]:
     check_writable(out, overwrite=overwrite)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(out)
+        remove_leftovers(out)
         place = Path(tempfile.mkdtemp(prefix=_prefix(out), dir=out.parent))
     except OSError as error:
         raise CheckpointError(f"{out}: cannot write there ({error.strerror})") from None
@@ -168,7 +168,7 @@ def _locked(place: Path) -> Generator[None]:
         yield
 
 
-def _remove_leftovers(out: Path) -> None:
+def remove_leftovers(out: Path) -> None:
     """Remove what processes left that were killed while they wrote `out`."""
     for place in out.parent.glob(f"{glob.escape(_prefix(out))}*"):
         if "." in place.name.removeprefix(_prefix(out)) or place.is_symlink():

@@ -15,8 +15,9 @@ from mvquant.cli.plan import plan
 from mvquant.cli.quantize import quantize
 from mvquant.cli.recipes import recipes, schemes
 from mvquant.cli.report import report
-from mvquant.cli.terminal import INTERRUPTED, WorkKept, err, out
+from mvquant.cli.terminal import INTERRUPTED, AlreadySaid, err, out
 from mvquant.cli.verdict import verdict
+from mvquant.cli.worker import ended_soon
 from mvquant.errors import MvquantError
 
 app = typer.Typer(
@@ -57,13 +58,18 @@ def _top(
 def main() -> None:
     """Run the command line; exit with 0, 1 (failed), 2 (asked for something wrong) or 130 (interrupted)."""
     quiet_foreign_logs()
+    with ended_soon():
+        _run()
+
+
+def _run() -> None:
     try:
         app()
     except MvquantError as error:
         err.print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False)
         sys.exit(error.exit_code)
     except SystemExit as stop:
-        if stop.code == INTERRUPTED and not isinstance(stop, WorkKept):
+        if stop.code == INTERRUPTED and not isinstance(stop, AlreadySaid):
             err.print("interrupted; nothing was left behind")
         raise
 

@@ -3,13 +3,15 @@
 import os
 import time
 from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mvquant.backends.folder.programs import started_early
+from mvquant.backends.child import failure
+from mvquant.backends.folder.programs import PROGRAMS
 from mvquant.checkpoint.staging import check_writable
 from mvquant.cli.heavy import pipeline, report
 from mvquant.cli.terminal import (
@@ -25,12 +27,12 @@ from mvquant.cli.terminal import (
     out,
     progress_bar,
 )
-from mvquant.errors import ConfigError
+from mvquant.cli.worker import can_fork, leave_to_worker
+from mvquant.errors import ConfigError, MvquantError
 from mvquant.plan import Plan, load_plan
 from mvquant.recipe import Recipe
 
 if TYPE_CHECKING:
-    from mvquant.backends.folder.programs import WaitingProgram
     from mvquant.pipeline import OpenModel, Workplace
 
 GB = 1e9
@@ -69,14 +71,17 @@ def quantize(
     started = time.monotonic()
     decided = chosen_recipe(scheme, recipe, calibration) if plan is None else load_plan(plan)
     check_writable(output, overwrite=overwrite)
-    with _package_started(decided, resume=resume) as waiting, pipeline.joined_processes(device) as processes:
+    package_here = _is_for_worker(decided)
+    if package_here:
+        leave_to_worker(partial(_killed, output))
+    with pipeline.joined_processes(device) as processes:
         first = processes.rank == 0
         place = pipeline.Workplace(
             resume=resume,
             device=pipeline.usable_device(pipeline.own_device(device)),
             states_memory=int(states_memory * GB),
             processes=processes,
-            waiting=waiting,
+            package_here=package_here,
         )
         opened = pipeline.open_model(model)
         made = decided if isinstance(decided, Plan) else _planned(model, decided, opened, place, output)
@@ -96,12 +101,17 @@ def quantize(
         err.print(f"wrote {output} in {time.monotonic() - started:.1f} s", highlight=False)
 
 
-def _package_started(decided: Plan | Recipe, *, resume: bool) -> "AbstractContextManager[WaitingProgram | None]":
-    """Have the package that will be asked import what it needs while this process does, before anything heavy."""
-    if resume or int(os.environ.get("WORLD_SIZE", "1")) > 1:  # what it made is there, or it will be refused
-        return nullcontext()
+def _is_for_worker(decided: Plan | Recipe) -> bool:
+    """Whether a package is asked that takes whole models, in this environment, by one process that can be forked."""
     recipe = decided.recipe if isinstance(decided, Plan) else decided
-    return started_early(recipe.method.backend)
+    return recipe.method.backend in PROGRAMS and int(os.environ.get("WORLD_SIZE", "1")) == 1 and can_fork()
+
+
+def _killed(output: Path, how: str) -> MvquantError:
+    """Say how the worker ended, and remove what cannot be gone on with."""
+    lines, kept = pipeline.clean_after_kill(output)
+    way_out = f"what is done is in {pipeline.work_folder(output)}: go on with --resume" if kept else ""
+    return failure("the process at work", how, lines, way_out)
 
 
 def _planned(model: str, recipe: Recipe, opened: "OpenModel", place: "Workplace", output: Path) -> Plan:

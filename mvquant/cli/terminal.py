@@ -32,8 +32,12 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
-class WorkKept(SystemExit):
-    """Interrupted, and what was done is kept: it was said already."""
+class AlreadySaid(SystemExit):
+    """The end of a command that has said everything."""
+
+
+class WorkKept(AlreadySaid):
+    """Interrupted, and what was done is kept."""
 
 
 def chosen_recipe(scheme: str | None, recipe: str | None, calibration: str | None) -> Recipe:

@@ -16,7 +16,7 @@ import fcntl
 import json
 import shutil
 from collections.abc import Collection, Generator, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +134,12 @@ class WorkFolder:
     def remove(self) -> None:
         """Remove the folder and all in it."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def remove_if_useless(self) -> None:
+        """Remove what was begun and cannot be gone on with, unless somebody is at it, or it is nothing of ours."""
+        if (self.path / LOCK).is_file() and not self.what_is_done:
+            with suppress(UsageError), _locked(self.path):
+                self.remove()
 
 
 class StoredResults:

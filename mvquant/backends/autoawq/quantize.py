@@ -128,4 +128,4 @@ def _watched_layers(job: Job, model: nn.Module, seen: SeenRows, records: _Record
 
 
 if __name__ == "__main__":
-    run_child(quantize, "awq")
+    run_child(quantize)

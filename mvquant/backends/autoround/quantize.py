@@ -129,4 +129,4 @@ def _weights(block: nn.Module, layer: str, job: Job) -> dict[str, Tensor]:
 
 
 if __name__ == "__main__":
-    run_child(quantize, "auto_round")
+    run_child(quantize)

@@ -1,21 +1,23 @@
-"""What all child processes share: they read a job, keep off the network, and say how far they are."""
+"""What all programs of packages share: they read a job, keep off the network, and say how far they are."""
 
-import atexit
-import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+import huggingface_hub.constants
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mvquant.backends.child import end_with_parent
+from mvquant.backends.child import end_process, end_with_parent
 from mvquant.backends.folder.job import Job
 from mvquant.backends.layer import ModuleRecord
+from mvquant.backends.replaced import replaced
+from mvquant.progress import Progress
 
 PROGRESS = "mvquant-progress"
 """First word of a line that says how far the work is: layers done, layers in all, and what to show of it."""
@@ -23,47 +25,68 @@ PROGRESS = "mvquant-progress"
 FP16_SMALLEST = 2.0**-24
 
 
-def run_child(quantize: Callable[[Job], Sequence[ModuleRecord]], package: str) -> None:
-    """Do the jobs whose files are the arguments, or lines to come, for as long as who asked for them lives.
+def run_child(quantize: Callable[[Job], Sequence[ModuleRecord]]) -> None:
+    """Do the jobs whose files are the arguments, for as long as who asked for them lives.
 
     Args:
         quantize: does one.
-        package: to import beforehand.
     """
     end_with_parent()
-    sys.addaudithook(_refuse_network)
-    files = _files()
-    importlib.import_module(package)
-    for file in files:
-        job = Job.model_validate_json(file.read_text(encoding="utf-8"))
-        os.chdir(file.parent)  # some packages write where they are
-        records = quantize(job)
-        job.records.write_text(json.dumps([record.model_dump() for record in records]), encoding="utf-8")
-    _end()
+    with no_network():
+        for file in map(Path, sys.argv[1:]):
+            do_job(quantize, file)
+    end_process(0)
 
 
-def _end() -> NoReturn:
-    """End with what packages have registered for the end, but without taking thousands of modules apart."""
-    atexit._run_exitfuncs()  # pyright: ignore[reportPrivateUsage]
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+def do_job(quantize: Callable[[Job], Sequence[ModuleRecord]], file: Path) -> None:
+    """Do what a file says, in its folder: some packages write where they are."""
+    job = Job.model_validate_json(file.read_text(encoding="utf-8"))
+    os.chdir(file.parent)
+    records = quantize(job)
+    job.records.write_text(json.dumps([record.model_dump() for record in records]), encoding="utf-8")
 
 
-def _files() -> Iterator[Path]:
-    """Files of jobs: the arguments, or lines of standard input, of which nobody else here gets to see anything."""
-    if len(sys.argv) > 1:
-        return map(Path, sys.argv[1:])
-    lines = os.fdopen(os.dup(0), "rb")
-    with Path(os.devnull).open("rb") as nothing:
-        os.dup2(nothing.fileno(), 0)
-    return (Path(os.fsdecode(line.rstrip(b"\n"))) for line in lines)
+class _Network:
+    """Lets no package phone home while it is closed: everything that it may read lies in the job's folder."""
+
+    closed = False
+    watched = False
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self.closed or event not in ("socket.connect", "socket.getaddrinfo"):
+            return
+        if not isinstance(arguments[-1], str | bytes):
+            raise PermissionError(f"{event}: a quantizer has no business on the network")
 
 
-def _refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
-    """Let no package phone home: everything that it may read lies in the job's folder."""
-    if event in ("socket.connect", "socket.getaddrinfo") and not isinstance(arguments[-1], str | bytes):
-        raise PermissionError(f"{event}: a quantizer has no business on the network")
+_NETWORK = _Network()
+
+
+@contextmanager
+def no_network() -> Generator[None]:
+    """Refuse connections to other machines for a while, and have the Hub's library ask for none."""
+    if not _NETWORK.watched:
+        sys.addaudithook(_NETWORK)  # which cannot be taken back
+        _NETWORK.watched = True
+    _NETWORK.closed = True
+    try:
+        with replaced(huggingface_hub.constants, HF_HUB_OFFLINE=True):
+            yield
+    finally:
+        _NETWORK.closed = False
+
+
+_LISTENERS: list[Progress] = []
+
+
+@contextmanager
+def progress_to(listener: Progress) -> Generator[None]:
+    """Tell a function of this process how far the work is, and nobody else."""
+    _LISTENERS.append(listener)
+    try:
+        yield
+    finally:
+        _LISTENERS.remove(listener)
 
 
 def say_progress(job: Job, module: str, loss: float | None = None) -> None:
@@ -77,8 +100,11 @@ def say_progress(job: Job, module: str, loss: float | None = None) -> None:
     for done, layer in enumerate(job.layers, start=1):
         if module == layer or module.startswith(f"{layer}."):
             detail = layer if loss is None else f"{layer} loss {loss:.3g}"
-            sys.stdout.write(f"\n{PROGRESS} {done} {len(job.layers)} {detail}\n")
-            sys.stdout.flush()
+            for listener in _LISTENERS:
+                listener(detail, done, len(job.layers))
+            if not _LISTENERS:
+                sys.stdout.write(f"\n{PROGRESS} {done} {len(job.layers)} {detail}\n")
+                sys.stdout.flush()
 
 
 def as_stored(scale: Tensor, dtype: torch.dtype) -> Tensor:

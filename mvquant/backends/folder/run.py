@@ -1,4 +1,4 @@
-"""Run a package on a whole model, in a process of its own, and read what it saved."""
+"""Run a package on a whole model, and read what it saved."""
 
 import json
 import shutil
@@ -15,9 +15,10 @@ from mvquant.arch.families import FAMILIES
 from mvquant.backends.auto_gptq.adapter import AUTO_GPTQ
 from mvquant.backends.autoawq.adapter import AUTOAWQ
 from mvquant.backends.autoround.adapter import AUTO_ROUND
-from mvquant.backends.child import run_logged, watch_child
+from mvquant.backends.child import run_logged
 from mvquant.backends.folder.backend import FolderBackend
 from mvquant.backends.folder.child import PROGRESS
+from mvquant.backends.folder.here import run_here
 from mvquant.backends.folder.job import (
     Job,
     apart,
@@ -27,7 +28,7 @@ from mvquant.backends.folder.job import (
     other_schemes,
     save_tokens,
 )
-from mvquant.backends.folder.programs import WaitingProgram, child_environment
+from mvquant.backends.folder.programs import PROGRAMS, child_environment
 from mvquant.backends.folder.results import FolderResults
 from mvquant.backends.folder.source import SourceWeights, write_source
 from mvquant.backends.gptqmodel.adapter import GPTQMODEL
@@ -69,8 +70,9 @@ def run_folder_backend(
     batches: Sequence[Int64[Tensor, "1 length"]],
     place: Path,
     progress: Progress | None = None,
-    waiting: WaitingProgram | None = None,
     device: str = "cpu",
+    *,
+    here: bool = False,
 ) -> FolderResults:
     """Have a package quantize every planned module in its base scheme, on these very tokens.
 
@@ -84,8 +86,8 @@ def run_folder_backend(
         place: folder to work in, made here; what a job that did not end well left there is removed. Results are read
             from it, so that it has to stay until they are written; when the package fails, it is removed.
         progress: is told of every layer, as far as the package says.
-        waiting: the package's process, if it was started before.
         device: that it runs layers on, of a type that it can use.
+        here: run it in this process, if it is of this environment, rather than in one of its own.
 
     Raises:
         BackendError: the package is not installed, or failed; with the last lines of its log.
@@ -102,7 +104,7 @@ def run_folder_backend(
     try:
         with raised_termination():
             job = write_job(backend, checkpoint, view, plan, batches, place, device)
-            run_jobs(backend, [place / JOB], place / LOG, progress, waiting)
+            run_jobs(backend, [place / JOB], place / LOG, progress, here=here)
             shutil.rmtree(job.source)
             results = read_results(checkpoint, view, plan, place)
             (place / DONE).touch()
@@ -248,9 +250,10 @@ def run_jobs(
     jobs: Sequence[Path],
     log: Path,
     progress: Progress | None = None,
-    waiting: WaitingProgram | None = None,
+    *,
+    here: bool = False,
 ) -> None:
-    """Have one child process do jobs, one after the other: one that waits for them, or a new one.
+    """Have a package do jobs, one after the other, in a child process or, if it can, here.
 
     Raises:
         BackendError: it failed; with the last lines of its log.
@@ -262,9 +265,8 @@ def run_jobs(
         if progress is not None and word == PROGRESS and len(said) == 3:
             progress(said[2], int(said[0]), int(said[1]))
 
-    if waiting is not None and waiting.backend == backend.name and waiting.is_free:
-        waiting.give(files)
-        watch_child(waiting.process, log, what=what, report=report)
+    if here and backend.name in PROGRAMS:
+        run_here(PROGRAMS[backend.name], files, log, what=what, progress=progress)
         return
     environment = child_environment(torch.get_num_threads(), backend.environment)
     run_logged(backend.command(*files), log, what=what, report=report, environment=environment, folder=log.parent)

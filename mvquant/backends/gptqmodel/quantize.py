@@ -172,4 +172,4 @@ def _number(text: Any) -> float | None:  # noqa: ANN401 - a cell of the package'
 
 
 if __name__ == "__main__":
-    run_child(quantize, "gptqmodel")
+    run_child(quantize)

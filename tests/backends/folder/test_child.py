@@ -8,16 +8,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import OfflineModeIsEnabled
 from safetensors.torch import load_file
 from torch import nn
 
 from mvquant.backends.child import PARENT
-from mvquant.backends.folder.child import SeenRows, _refuse_network, as_stored
-from mvquant.backends.folder.job import Job
+from mvquant.backends.folder.child import SeenRows, as_stored, no_network
 from mvquant.backends.folder.programs import child_environment
 from mvquant.backends.replaced import replaced
-from mvquant.method_settings import Gptq
-from mvquant.scheme import WeightScheme
+from tests.backends.folder.jobs import write_job
 
 
 @given(st.lists(st.floats(2**-23, 1000.0, width=32), min_size=1), st.sampled_from([torch.bfloat16, torch.float16]))
@@ -36,13 +36,31 @@ def test_no_scale_is_stored_as_zero():
     assert stored.sign().tolist() == [1, -1, 1]
 
 
-def test_children_reach_no_network(tmp_path):
-    with pytest.raises(PermissionError, match="network"):
-        _refuse_network("socket.connect", (None, ("192.0.2.1", 443)))
-    with pytest.raises(PermissionError, match="network"):
-        _refuse_network("socket.getaddrinfo", ("example.org", 443, socket.AF_UNSPEC, 0, 0))
-    _refuse_network("socket.connect", (None, str(tmp_path / "unix")))
-    _refuse_network("open", ("file", "r", 0))
+def test_packages_reach_no_network_for_a_while(tmp_path):
+    local = str(tmp_path / "unix")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = server.getsockname()
+        with no_network():
+            with pytest.raises(PermissionError, match="network"):
+                socket.create_connection(address, timeout=5)
+            with pytest.raises(PermissionError, match="network"):
+                socket.getaddrinfo("localhost", 80)
+            with socket.socket(socket.AF_UNIX) as one, pytest.raises(FileNotFoundError):
+                one.connect(local)
+            with pytest.raises(OfflineModeIsEnabled):
+                snapshot_download("someone/model")
+        with socket.create_connection(address, timeout=5):
+            pass
+
+
+def test_a_program_does_each_job_in_its_folder(tmp_path):
+    files = [write_job(tmp_path / name) for name in ("one", "zw\u00f6lf")]
+    works = "run_child(lambda job: print(os.getcwd() == str(job.out.parent)) or [])"
+    code = f"import os; from mvquant.backends.folder.child import run_child; {works}"
+    environment = {**os.environ, **child_environment(1), PARENT: str(os.getpid())}
+    command = [sys.executable, "-c", code, *map(str, files)]
+    assert subprocess.check_output(command, env=environment, text=True, timeout=120).split() == ["True", "True"]
+    assert all((file.parent / "records").read_text() == "[]" for file in files)
 
 
 def test_attributes_are_put_back_after_an_error():
@@ -67,13 +85,11 @@ def test_seen_rows_are_copies(tmp_path):
 
 
 def test_a_child_does_not_go_on_without_the_process_that_it_works_for(tmp_path):
-    files = {name: tmp_path / name for name in ("source", "tokens", "out", "seen", "records")}
-    job = Job(**files, dtype="bfloat16", method=Gptq(), scheme=WeightScheme(bits=4))
-    (tmp_path / "job.json").write_text(job.model_dump_json())
-    works = "run_child(lambda job: time.sleep(600), 'json')"
+    file = write_job(tmp_path)
+    works = "run_child(lambda job: time.sleep(600))"
     code = f"import time; from mvquant.backends.folder.child import run_child; {works}"
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:
         pass
     environment = {**os.environ, **child_environment(1), PARENT: str(gone.pid)}
-    command = [sys.executable, "-c", code, str(tmp_path / "job.json")]
+    command = [sys.executable, "-c", code, str(file)]
     assert subprocess.run(command, env=environment, timeout=120, check=False).returncode == -signal.SIGKILL
