@@ -10,7 +10,6 @@ import signal
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -61,8 +60,6 @@ def _work_for(watcher: int) -> None:
     os.setsid()  # signals of the terminal reach it once, by way of the watcher; and with it ends all that it started
     os.environ[PARENT] = str(watcher)
     end_with_parent()
-    with Path(os.devnull).open("rb") as nothing:
-        os.dup2(nothing.fileno(), 0)
     # packages write to the streams; the command's own words go where they went when it was started
     err.file = os.fdopen(os.dup(2), "w", buffering=1)
 

@@ -1,12 +1,11 @@
-"""`mvquant quantize` with a package for whole models: started early, and not asked again for what it has done."""
+"""`mvquant quantize` with a package for whole models: in a child or a worker, and not asked twice for the same."""
 
+import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 
 from mvquant import quantizing
-from mvquant.backends.folder.run import FOLDER_BACKENDS
 from mvquant.errors import BackendError, CheckpointError
 
 
@@ -20,10 +19,7 @@ def recipe(tmp_path):
     return path
 
 
-def test_a_package_is_started_early_and_what_it_has_done_is_taken_up(mvquant, recipe, tmp_path, monkeypatch):
-    # a second process could not do the work: only the one that was started before can
-    failing = replace(FOLDER_BACKENDS["gptqmodel"], command=lambda *_jobs: [sys.executable, "-c", "exit(3)"])
-    monkeypatch.setitem(FOLDER_BACKENDS, "gptqmodel", failing)
+def test_what_a_package_has_done_is_taken_up_and_is_the_same_in_a_worker(mvquant, recipe, tmp_path, monkeypatch):
     out, records = tmp_path / "out", tmp_path / "out.work" / "package" / "records.json"
     quantize = ("quantize", "reference", "--recipe", recipe, "-o", out)
     with monkeypatch.context() as full:
@@ -49,6 +45,17 @@ def test_a_package_is_started_early_and_what_it_has_done_is_taken_up(mvquant, re
     assert "gptqmodel has done its part" in err
     assert "bits per weight" in printed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gptq.yaml", "out"]
+
+    # this process has torch in it, so that the package ran in a child; the real command is a worker itself
+    command = [sys.executable, "-m", "mvquant", "quantize", "reference", "-r", "gptq.yaml", "-o", "again"]
+    real = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "bits per weight" in real.stdout
+    assert [line for line in real.stderr.splitlines() if line.startswith("wrote again in ")]
+    assert "INFO" not in real.stderr
+    files = {path.name for path in out.iterdir()}
+    assert files == {path.name for path in (tmp_path / "again").iterdir()}
+    for name in files - {"quantization_log.jsonl"}:  # which has the seconds
+        assert (out / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
 
 
 def test_what_a_package_made_and_nobody_can_use_is_not_offered_again(mvquant, recipe, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import TextIO
 
 import torch
 
@@ -20,6 +21,9 @@ from mvquant.backends.child import failure, last_lines
 from mvquant.backends.folder.child import do_job, no_network, progress_to
 from mvquant.backends.folder.programs import QUIET, Program
 from mvquant.progress import Progress
+
+_LOGS: list[TextIO] = []
+"""Never closed: what packages have set up to log with goes on writing there, until the process ends."""
 
 
 def run_here(program: Program, jobs: Sequence[Path], log: Path, *, what: str, progress: Progress | None = None) -> None:
@@ -36,7 +40,7 @@ def run_here(program: Program, jobs: Sequence[Path], log: Path, *, what: str, pr
         BackendError: it failed; with its last lines.
     """
     with ExitStack() as changes:
-        changes.enter_context(_printed_to(log))
+        changes.enter_context(_streams_to(log))
         changes.enter_context(_put_back())
         changes.enter_context(_environment({**QUIET, **program.environment}))
         changes.enter_context(no_network())
@@ -53,7 +57,7 @@ def _do(program: Program, jobs: Sequence[Path]) -> bool:
         quantize = importlib.import_module(program.module).quantize
         for job in jobs:
             do_job(quantize, job)
-    except (Exception, SystemExit):
+    except (Exception, SystemExit):  # noqa: BLE001 - whatever a package raises
         traceback.print_exc()
         return False
     return True
@@ -64,21 +68,23 @@ def _tell_nobody(what: str, done: int, total: int) -> None:
 
 
 @contextmanager
-def _printed_to(log: Path) -> Generator[None]:
-    """Have all output go to a file, that of compiled code too."""
-    # never closed: what the package has set up to log with goes on writing there
-    text = os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), "w", buffering=1)
+def _streams_to(log: Path) -> Generator[None]:
+    """Have all output go to a file, that of compiled code too, and let nobody read what is typed."""
+    text = log.open("a", buffering=1, encoding="utf-8")
+    _LOGS.append(text)
     sys.stdout.flush()
     sys.stderr.flush()
-    before = os.dup(1), os.dup(2)
+    before = {stream: os.dup(stream) for stream in (0, 1, 2)}
     try:
+        with Path(os.devnull).open("rb") as nothing:
+            os.dup2(nothing.fileno(), 0)
         for stream in (1, 2):
             os.dup2(text.fileno(), stream)
         with redirect_stdout(text), redirect_stderr(text):
             yield
     finally:
         text.flush()
-        for stream, was in zip((1, 2), before, strict=True):
+        for stream, was in before.items():
             os.dup2(was, stream)
             os.close(was)
 

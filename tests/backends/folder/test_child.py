@@ -4,12 +4,13 @@ import socket
 import subprocess
 import sys
 
+import huggingface_hub.constants
 import pytest
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
 from hypothesis import given
 from hypothesis import strategies as st
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import OfflineModeIsEnabled
 from safetensors.torch import load_file
 from torch import nn
 
@@ -37,20 +38,17 @@ def test_no_scale_is_stored_as_zero():
 
 
 def test_packages_reach_no_network_for_a_while(tmp_path):
-    local = str(tmp_path / "unix")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = server.getsockname()
-        with no_network():
-            with pytest.raises(PermissionError, match="network"):
-                socket.create_connection(address, timeout=5)
-            with pytest.raises(PermissionError, match="network"):
-                socket.getaddrinfo("localhost", 80)
-            with socket.socket(socket.AF_UNIX) as one, pytest.raises(FileNotFoundError):
-                one.connect(local)
-            with pytest.raises(OfflineModeIsEnabled):
-                snapshot_download("someone/model")
-        with socket.create_connection(address, timeout=5):
-            pass
+    connect = ("socket.connect", None, ("192.0.2.1", 443))
+    with no_network():
+        with pytest.raises(PermissionError, match="network"):
+            sys.audit(*connect)
+        with pytest.raises(PermissionError, match="network"):
+            sys.audit("socket.getaddrinfo", "example.org", 443, socket.AF_UNSPEC, 0, 0)
+        sys.audit("socket.connect", None, str(tmp_path / "unix"))
+        sys.audit("open", "file", "r", 0)
+        with pytest.raises(LocalEntryNotFoundError), replaced(huggingface_hub.constants, HF_HUB_CACHE=str(tmp_path)):
+            snapshot_download("someone/model")
+    sys.audit(*connect)
 
 
 def test_a_program_does_each_job_in_its_folder(tmp_path):
