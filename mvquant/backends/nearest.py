@@ -8,6 +8,9 @@ from mvquant.backends.layer import RoundedModule
 from mvquant.plan import ModulePlan
 from mvquant.quant import round_to_nearest
 
+ROWS = 512
+"""Held as 32-bit floats at once."""
+
 
 def rounded(
     plan: ModulePlan, weight: Float[Tensor, "rows columns"], input_scale: Float[Tensor, "1"] | None = None
@@ -27,6 +30,9 @@ def lost_share(plan: ModulePlan, weight: Float[Tensor, "rows columns"], made: Ro
 
 def lost_energy(weight: Float[Tensor, "rows columns"], values: Float[Tensor, "rows columns"]) -> float:
     """Return the share of a weight's energy that is lost by other values in its place."""
-    exact = weight.float()
-    lost = (values.float() - exact).square().sum()
-    return float(lost / exact.square().sum().clamp(min=torch.finfo(torch.float32).tiny))
+    lost = energy = 0.0
+    for some, others in zip(weight.split(ROWS), values.split(ROWS), strict=True):  # never all of them as floats
+        exact = some.float()
+        lost += float((others.float() - exact).square().sum())
+        energy += float(exact.square().sum())
+    return lost / energy if energy else 0.0

@@ -82,12 +82,21 @@ def _watch(worker: int, done: int, killed: Callable[[str], Exception]) -> NoRetu
             os.killpg(worker, signal.SIGKILL)  # what it has started
         for number, was in before.items():
             signal.signal(number, was)
-    if os.read(done, 1):
+    if _has_said(done):
         raise AlreadySaid(code)
     error = killed(fate(code))
     if asked:
         raise AlreadySaid(128 + asked[0])
     raise error
+
+
+def _has_said(done: int) -> bool:
+    """Whether a worker that is gone has said that it was done; what it started can still hold its end of the pipe."""
+    os.set_blocking(done, False)
+    try:
+        return bool(os.read(done, 1))
+    except BlockingIOError:
+        return False
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The child process that runs AutoAWQ on a job. Importing this module does not import the package."""
+"""What runs AutoAWQ on a job, in a child process or a worker. Importing this module does not import the package."""
 
 import time
 from collections.abc import Generator, Sequence

@@ -1,15 +1,16 @@
-"""The child process that runs AutoRound on a job. Importing this module does not import the package."""
+"""What runs AutoRound on a job, in a child process or a worker. Importing this module does not import the package."""
 
 import logging
 import re
 import shutil
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mvquant.backends.folder.child import run_child, say_progress
@@ -87,11 +88,13 @@ class _Losses(logging.Handler):
             self.last = float(found[1])
 
 
-def _watched_blocks(job: Job, model: nn.Module, records: list[ModuleRecord]) -> AbstractContextManager[None]:
+@contextmanager
+def _watched_blocks(job: Job, model: nn.Module, records: list[ModuleRecord]) -> Generator[None]:
     """Say how far the work is after every decoder layer; keep its time, and the loss of the rounding that was chosen.
 
     The package learns a layer as a whole, and says nothing of its modules: for those, there is the share of the
-    weight's energy that rounding took.
+    weight's energy that rounding took. It is taken when rounded values are written over a weight, one by one: copies of
+    all weights of a layer would be held while it is learnt.
     """
     from auto_round.algorithms.quantization.sign_round import quantizer
     from auto_round.logger import logger
@@ -100,32 +103,30 @@ def _watched_blocks(job: Job, model: nn.Module, records: list[ModuleRecord]) -> 
     logger.addHandler(losses)
 
     learner: Any = quantizer.SignRoundQuantizer
-    names = {id(model.get_submodule(layer)): layer for layer in job.layers}
-    learn = learner.quantize_block
+    wrapper: Any = quantizer.WrapperLinear
+    learn, unwrap = learner.quantize_block, wrapper.unwrapper
+    names = {id(module): name for name, module in model.named_modules()}
+    lost: dict[str, float] = {}
+
+    def unwrapper(self: Any, *args: Any, **kwargs: Any) -> nn.Module:  # noqa: ANN401 - handed on
+        before = self.orig_layer.weight.detach().clone()
+        linear = unwrap(self, *args, **kwargs)
+        lost[names[id(linear)]] = lost_energy(before, linear.weight.detach())
+        return linear
 
     def quantize_block(self: Any, block: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - handed on
         start, layer = time.monotonic(), names[id(block)]
-        before = {name: weight.clone() for name, weight in _weights(block, layer, job).items()}
         best = learn(self, block, *args, **kwargs)
         say_progress(job, layer, losses.last)
         seconds = time.monotonic() - start
         records.append(ModuleRecord(module=layer, seconds=seconds, error=losses.last))
-        for name, weight in _weights(block, layer, job).items():
-            share = lost_energy(before[name], weight)
-            records.append(ModuleRecord(module=name, seconds=seconds / len(before), error=share))
+        mine = [name for name in lost if name.startswith(f"{layer}.") and name not in job.ignored]
+        each = seconds / max(len(mine), 1)
+        records.extend(ModuleRecord(module=name, seconds=each, error=lost.pop(name)) for name in mine)
         return best
 
-    return replaced(learner, quantize_block=quantize_block)
-
-
-def _weights(block: nn.Module, layer: str, job: Job) -> dict[str, Tensor]:
-    """Weights of a layer that are to be rounded, by the full name of their module."""
-    found = ((f"{layer}.{name}", getattr(module, "weight", None)) for name, module in block.named_modules())
-    return {
-        name: weight.detach()
-        for name, weight in found
-        if isinstance(weight, Tensor) and weight.ndim == 2 and name not in job.ignored
-    }
+    with replaced(learner, quantize_block=quantize_block), replaced(wrapper, unwrapper=unwrapper):
+        yield
 
 
 if __name__ == "__main__":

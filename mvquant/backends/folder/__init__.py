@@ -1,6 +1,6 @@
-"""Packages that take a whole model folder, each in a child process of its own.
+"""Packages that take a whole model folder: in a child process of their own, or in a worker that has nothing else to do.
 
 `run` is what the pipeline calls; `backend` what an adapter says of its package; `source` the folder that a package
-reads; `job` what the child is told; `programs` how children are started; `child` what all of them share; `packed` reads
-the classic GPTQ and AWQ layouts; `results` gives modules back one by one.
+reads; `job` what the package is told; `programs` what runs it; `child` what all of those share; `here` runs one in this
+process; `packed` reads the classic GPTQ and AWQ layouts; `results` gives modules back one by one.
 """

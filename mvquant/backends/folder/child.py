@@ -1,5 +1,6 @@
 """What all programs of packages share: they read a job, keep off the network, and say how far they are."""
 
+import ctypes
 import json
 import os
 import sys
@@ -89,8 +90,20 @@ def progress_to(listener: Progress) -> Generator[None]:
         _LISTENERS.remove(listener)
 
 
+def release_freed_memory() -> None:
+    """Give back to the system what this process has freed, which glibc keeps, scattered over its threads' arenas.
+
+    With another C library it does nothing.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def say_progress(job: Job, module: str, loss: float | None = None) -> None:
     """Say that the layer of a module is done; names of layers and of modules in them will do.
+
+    It is also the moment to give back what was freed: packages work with copies of whole weights.
 
     Args:
         job: that is done.
@@ -105,6 +118,7 @@ def say_progress(job: Job, module: str, loss: float | None = None) -> None:
             if not _LISTENERS:
                 sys.stdout.write(f"\n{PROGRESS} {done} {len(job.layers)} {detail}\n")
                 sys.stdout.flush()
+            release_freed_memory()
 
 
 def as_stored(scale: Tensor, dtype: torch.dtype) -> Tensor:

@@ -18,7 +18,7 @@ from typing import TextIO
 import torch
 
 from mvquant.backends.child import failure, last_lines
-from mvquant.backends.folder.child import do_job, no_network, progress_to
+from mvquant.backends.folder.child import do_job, no_network, progress_to, release_freed_memory
 from mvquant.backends.folder.programs import QUIET, Program
 from mvquant.progress import Progress
 
@@ -47,6 +47,7 @@ def run_here(program: Program, jobs: Sequence[Path], log: Path, *, what: str, pr
         changes.enter_context(progress_to(progress or _tell_nobody))
         failed = not _do(program, jobs)
     gc.collect()  # models go in circles
+    release_freed_memory()
     if failed:
         raise failure(what, "failed", last_lines(log))
 

@@ -1,4 +1,4 @@
-"""What a child process is told: one JSON file, and the calibration tokens beside it."""
+"""What a program is told: one JSON file, and the calibration tokens beside it."""
 
 from collections.abc import Sequence
 from pathlib import Path

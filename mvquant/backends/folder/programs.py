@@ -1,4 +1,4 @@
-"""The programs that run packages of this environment, each in a process of its own. Nothing heavy is imported here."""
+"""The programs that run packages of this environment. Nothing heavy is imported here."""
 
 import os
 import sys

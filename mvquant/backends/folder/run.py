@@ -144,7 +144,7 @@ def write_job(
     place: Path,
     device: str = "cpu",
 ) -> Job:
-    """Write all that a child process reads into an empty folder."""
+    """Write all that a program reads into an empty folder."""
     job = make_job(plan, view, place, device)
     write_source(checkpoint, SourceWeights(checkpoint, view, plan), job.source)
     backend.prepare(job.source)
@@ -154,7 +154,7 @@ def write_job(
 
 
 def read_results(checkpoint: Checkpoint, view: ModelView, plan: Plan, place: Path) -> FolderResults:
-    """Open what a child process left in the folder of its job.
+    """Open what a program left in the folder of its job.
 
     Raises:
         BackendError: nothing.

@@ -1,4 +1,4 @@
-"""The child process that runs GPTQModel on a job. Importing this module does not import the package."""
+"""What runs GPTQModel on a job, in a child process or a worker. Importing this module does not import the package."""
 
 import re
 import shutil
@@ -20,6 +20,9 @@ from mvquant.scheme import WeightScheme
 NOT_INVERTED = 999999999.0
 """What the package gives as the loss of a matrix that it could not do, and rounded to nearest instead."""
 
+PACKED_COLUMNS = 256
+"""That are packed at once: a multiple of 32."""
+
 
 def quantize(job: Job) -> list[ModuleRecord]:
     """Quantize a model with GPTQ or AWQ and save it in the classic format."""
@@ -31,6 +34,7 @@ def quantize(job: Job) -> list[ModuleRecord]:
     tokens = [{"input_ids": batch, "attention_mask": torch.ones_like(batch)} for batch in load_tokens(job.tokens)]
     with ExitStack() as changes:
         changes.enter_context(_watched_records(job))
+        changes.enter_context(_packed_in_blocks())
         if isinstance(job.method, Gptq):
             changes.enter_context(_stored_scales(dtype))
         if isinstance(job.method, Awq):
@@ -136,6 +140,18 @@ def _watched_records(job: Job) -> AbstractContextManager[None]:
         say_progress(job, job.layers[int(stat["layer"])], None if loss == NOT_INVERTED else loss)
 
     return replaced(LoopProcessor, log_new_row=log_new_row)
+
+
+def _packed_in_blocks() -> AbstractContextManager[None]:
+    """Have weights packed a few columns at a time: by default the package makes six 32-bit copies of all of them."""
+    from gptqmodel.nn_modules.qlinear import PackableQuantLinear
+
+    pack: Any = PackableQuantLinear.pack_block
+
+    def pack_block(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - the package's own class
+        pack(self, *args, **{"block_in": PACKED_COLUMNS, **kwargs})
+
+    return replaced(PackableQuantLinear, pack_block=pack_block)
 
 
 def _records(job: Job, said: Mapping[str, list[Mapping[str, Any]]]) -> Iterator[ModuleRecord]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mvquant.backends.folder import here
 from mvquant.backends.folder.here import run_here
 from mvquant.backends.folder.programs import Program
 from mvquant.errors import BackendError
@@ -29,6 +30,13 @@ def quantize(job):
     os.environ["ANSWER"] = "43"
     return []
 """
+
+
+@pytest.fixture(autouse=True)
+def _logs_closed():
+    yield
+    while here._LOGS:
+        here._LOGS.pop().close()
 
 
 @pytest.fixture
@@ -94,7 +102,8 @@ def test_what_it_logs_later_does_not_come_to_light(tmp_path):
     import logging
     from pathlib import Path
     from mvquant.backends.child import end_process
-    from mvquant.backends.folder.here import run_here
+    from mvquant.backends.folder import here
+from mvquant.backends.folder.here import run_here
     from mvquant.backends.folder.programs import Program
     run_here(Program("stand_in", {{"ANSWER": ""}}), [Path({str(write_job(tmp_path))!r})], Path("log"), what="it")
     logging.getLogger("a package").warning("late")
