@@ -102,8 +102,7 @@ def test_what_it_logs_later_does_not_come_to_light(tmp_path):
     import logging
     from pathlib import Path
     from mvquant.backends.child import end_process
-    from mvquant.backends.folder import here
-from mvquant.backends.folder.here import run_here
+    from mvquant.backends.folder.here import run_here
     from mvquant.backends.folder.programs import Program
     run_here(Program("stand_in", {{"ANSWER": ""}}), [Path({str(write_job(tmp_path))!r})], Path("log"), what="it")
     logging.getLogger("a package").warning("late")
