@@ -47,9 +47,12 @@ def measured_run(name: str, command: Sequence[str | Path], out: Path, environmen
         process = subprocess.Popen(
             command, env=_importing_here(environment), cwd=out.parent, stdout=stream, stderr=subprocess.STDOUT
         )
-        anonymous = 0
+        resident = anonymous = 0
         while True:
-            anonymous = max(anonymous, _anonymous_bytes(list(_family(process.pid)), more_than=anonymous))
+            pids = list(_family(process.pid))
+            now = sum(_kib(f"/proc/{pid}/status", "RssAnon:") for pid in pids) * 1024
+            if now > resident:
+                resident, anonymous = now, max(anonymous, now if len(pids) == 1 else _shared_once(pids))
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
             if pid:
                 break
@@ -96,14 +99,11 @@ def _family(pid: int) -> Iterator[int]:
                 yield from _family(int(child))
 
 
-def _anonymous_bytes(pids: Sequence[int], more_than: int) -> int:
-    """Memory of processes without mapped files, in bytes; exact if it is more than this.
+def _shared_once(pids: Sequence[int]) -> int:
+    """Memory of processes without mapped files, in bytes, with pages that they share, as after a fork, counted once.
 
-    Their resident sets are quick to read, but count pages that they share, as after a fork, once for each.
+    Reading it holds up those processes, so that it is not to be done all the time.
     """
-    resident = sum(_kib(f"/proc/{pid}/status", "RssAnon:") for pid in pids) * 1024
-    if len(pids) == 1 or resident <= more_than:
-        return resident
     return sum(_kib(f"/proc/{pid}/smaps_rollup", "Pss_Anon:") for pid in pids) * 1024
 
 
