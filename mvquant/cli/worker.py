@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from mvquant.backends.child import PARENT, end_process, end_with_parent, fate
 from mvquant.cli.terminal import AlreadySaid, err
+from mvquant.errors import BackendError
 
 PASSED_ON = (signal.SIGINT, signal.SIGTERM)
 """Signals that are the worker's business."""
@@ -37,6 +38,7 @@ def leave_to_worker(killed: Callable[[str], Exception]) -> None:
         killed: makes an error of how the worker was killed, such as "was killed (SIGKILL)"; it may clean up.
 
     Raises:
+        BackendError: there can be no other process.
         AlreadySaid: in this process: the worker has ended by itself, and said what there was to say.
         Exception: in this process: what `killed` made.
     """
@@ -45,7 +47,11 @@ def leave_to_worker(killed: Callable[[str], Exception]) -> None:
     watcher, (done, say_done) = os.getpid(), os.pipe()
     # a signal that comes in between waits until both know what to do with it
     signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
-    worker = os.fork()
+    try:
+        worker = os.fork()
+    except OSError as error:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
+        raise BackendError(f"a process for the work could not be started: {error.strerror}") from None
     if worker == 0:
         os.close(done)
         _SAID.append(say_done)

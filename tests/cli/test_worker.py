@@ -1,5 +1,6 @@
 """Commands whose work is done by another process."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from mvquant.backends.folder.programs import PROGRAMS
 from mvquant.cli import worker
+from mvquant.errors import BackendError
 from tests.backends.test_child import assert_gone, is_running
 
 BEGIN = """
@@ -50,6 +52,16 @@ def test_the_watcher_is_light():
 
 def test_a_process_with_torch_is_not_forked():
     assert not worker.can_fork()
+
+
+def test_no_process_to_be_had_is_an_error_and_signals_come_through_again(monkeypatch):
+    def none_left():
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(worker.os, "fork", none_left)
+    with pytest.raises(BackendError, match="could not be started: Resource temporarily unavailable"):
+        worker.leave_to_worker(ValueError)
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGINT, signal.SIGTERM}
 
 
 def test_one_that_is_killed_is_told_of():

@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -84,10 +84,11 @@ def _streams_to(log: Path) -> Generator[None]:
         with redirect_stdout(text), redirect_stderr(text):
             yield
     finally:
-        text.flush()
         for stream, was in before.items():
             os.dup2(was, stream)
             os.close(was)
+        with suppress(OSError):  # a full disk is no reason to hide why the package failed
+            text.flush()
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,8 @@ def quantize(job):
 def _logs_closed():
     yield
     while here._LOGS:
-        here._LOGS.pop().close()
+        with suppress(OSError):
+            here._LOGS.pop().close()
 
 
 @pytest.fixture
@@ -87,6 +89,15 @@ def test_a_failure_says_the_last_lines(stand_in, tmp_path, how):
         run_here(program, [write_job(tmp_path / "work")], tmp_path / "log", what="it")
     assert Path.cwd() == folder
     assert (tmp_path / "log").read_text().startswith("noise\nTraceback")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no full disk to offer")
+def test_a_full_disk_under_its_log_is_an_os_error_and_the_streams_are_back(stand_in, tmp_path, capfd):
+    with pytest.raises(OSError, match="No space left"):
+        program = stand_in("def quantize(job): print('much')")
+        run_here(program, [write_job(tmp_path)], Path("/dev/full"), what="it")
+    subprocess.run(["echo", "ours again"], check=True)
+    assert capfd.readouterr() == ("ours again\n", "")
 
 
 def test_an_interrupt_is_none_of_its_failures(stand_in, tmp_path):
