@@ -1,9 +1,11 @@
 """`mvquant quantize` with a package for whole models: in a child or a worker, and not asked twice for the same."""
 
+import os
 import subprocess
 import sys
 
 import pytest
+import torch
 
 from mvquant import quantizing
 from mvquant.errors import BackendError, CheckpointError
@@ -48,7 +50,8 @@ def test_what_a_package_has_done_is_taken_up_and_is_the_same_in_a_worker(mvquant
 
     # this process has torch in it, so that the package ran in a child; the real command is a worker itself
     command = [sys.executable, "-m", "mvquant", "quantize", "reference", "-r", "gptq.yaml", "-o", "again"]
-    real = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    as_here = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # more would add up otherwise
+    real = subprocess.run(command, cwd=tmp_path, env=as_here, capture_output=True, text=True, check=True)
     assert "bits per weight" in real.stdout
     assert [line for line in real.stderr.splitlines() if line.startswith("wrote again in ")]
     assert "INFO" not in real.stderr
