@@ -18,6 +18,7 @@ from mvquant.cli.report import report
 from mvquant.cli.terminal import INTERRUPTED, AlreadySaid, err, out
 from mvquant.cli.verdict import verdict
 from mvquant.cli.worker import ended_soon
+from mvquant.cli.worker_killed import WORKER_KILLED, worker_killed
 from mvquant.errors import MvquantError
 
 app = typer.Typer(
@@ -36,6 +37,7 @@ app.command("compare")(compare)
 app.command("report")(report)
 app.command("verdict")(verdict)
 app.command("schemes")(schemes)
+app.command(WORKER_KILLED, hidden=True)(worker_killed)
 app.add_typer(recipes, name="recipes")
 app.add_typer(backends, name="backends")
 

@@ -4,31 +4,30 @@ import os
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mvquant.backends.child import failure
 from mvquant.backends.folder.programs import PROGRAMS
 from mvquant.checkpoint.staging import check_writable
 from mvquant.cli.heavy import pipeline, report
 from mvquant.cli.terminal import (
     INTERRUPTED,
+    AlreadySaid,
     CalibrationOption,
     Model,
     Overwrite,
     RecipeOption,
     SchemeOption,
-    WorkKept,
     chosen_recipe,
     err,
     out,
     progress_bar,
 )
 from mvquant.cli.worker import can_fork, leave_to_worker
-from mvquant.errors import ConfigError, MvquantError
+from mvquant.cli.worker_killed import WORKER_KILLED
+from mvquant.errors import ConfigError
 from mvquant.plan import Plan, load_plan
 from mvquant.recipe import Recipe
 
@@ -73,7 +72,7 @@ def quantize(
     check_writable(output, overwrite=overwrite)
     package_here = _is_for_worker(decided)
     if package_here:
-        leave_to_worker(partial(_killed, output))
+        leave_to_worker([WORKER_KILLED, "--", str(output)])
     with pipeline.joined_processes(device) as processes:
         first = processes.rank == 0
         place = pipeline.Workplace(
@@ -107,13 +106,6 @@ def _is_for_worker(decided: Plan | Recipe) -> bool:
     return recipe.method.backend in PROGRAMS and int(os.environ.get("WORLD_SIZE", "1")) == 1 and can_fork()
 
 
-def _killed(output: Path, how: str) -> MvquantError:
-    """Say how the worker ended, and remove what cannot be gone on with."""
-    lines, kept = pipeline.clean_after_kill(output)
-    way_out = f"what is done is in {pipeline.work_folder(output)}: go on with --resume" if kept else ""
-    return failure("the process at work", how, lines, way_out)
-
-
 def _planned(model: str, recipe: Recipe, opened: "OpenModel", place: "Workplace", output: Path) -> Plan:
     if recipe.calibrates_weights:
         work = pipeline.work_folder(output)
@@ -140,4 +132,4 @@ def _work_kept(output: Path) -> Generator[None]:
         if not work.exists():
             raise
         err.print(f"interrupted; what is done is in {work}: go on with --resume", highlight=False)
-        raise WorkKept(INTERRUPTED) from None
+        raise AlreadySaid(INTERRUPTED) from None

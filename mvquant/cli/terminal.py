@@ -33,11 +33,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
 class AlreadySaid(SystemExit):
-    """The end of a command that has said everything."""
-
-
-class WorkKept(AlreadySaid):
-    """Interrupted, and what was done is kept."""
+    """The end of a command that was interrupted and has said what there is to say."""
 
 
 def chosen_recipe(scheme: str | None, recipe: str | None, calibration: str | None) -> Recipe:

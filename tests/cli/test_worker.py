@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,18 +21,22 @@ BEGIN = """
 import os, signal, subprocess, sys, time
 from mvquant.cli.worker import ended_soon, leave_to_worker
 watcher = os.getpid()
-def killed(how):
-    print("killed:", how, flush=True)
-    return ValueError(how)
+with ended_soon():
+    leave_to_worker(["worker-killed", "--", "nowhere/out"])
 """
 
 
+@contextmanager
 def started(work):
     """A watcher whose worker does this."""
-    code = f"{BEGIN}with ended_soon():\n    leave_to_worker(killed)\n{textwrap.indent(textwrap.dedent(work), '    ')}"
-    return subprocess.Popen(
+    code = BEGIN + textwrap.indent(textwrap.dedent(work), "    ")
+    with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path.cwd()
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def ended(work):
@@ -46,8 +51,13 @@ def test_it_works_in_another_process_and_ends_as_that_does():
 
 
 def test_the_watcher_is_light():
-    work = "import torch; print(os.path.exists(f'/proc/{watcher}'), 'torch' in open(f'/proc/{watcher}/maps').read())"
-    assert ended(work + "\nsys.exit()") == (0, "True False\n", "")
+    work = """
+    while b"watcher.py" not in open(f"/proc/{watcher}/cmdline", "rb").read():
+        time.sleep(0.01)
+    print("site-packages" in open(f"/proc/{watcher}/maps").read())
+    sys.exit()
+    """
+    assert ended(work) == (0, "False\n", "")
 
 
 def test_a_process_with_torch_is_not_forked():
@@ -60,14 +70,54 @@ def test_no_process_to_be_had_is_an_error_and_signals_come_through_again(monkeyp
 
     monkeypatch.setattr(worker.os, "fork", none_left)
     with pytest.raises(BackendError, match="could not be started: Resource temporarily unavailable"):
-        worker.leave_to_worker(ValueError)
+        worker.leave_to_worker([])
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGINT, signal.SIGTERM}
+
+
+def test_a_watcher_that_cannot_be_had_leaves_no_worker(monkeypatch):
+    def missing(*_):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    with subprocess.Popen(["sleep", "600"]) as stand_in:
+        monkeypatch.setattr(worker.os, "fork", lambda: stand_in.pid)
+        monkeypatch.setattr(worker.os, "execve", missing)
+        with pytest.raises(BackendError, match="could not be started: No such file"):
+            worker.leave_to_worker([])
+        assert stand_in.wait(timeout=30) == -signal.SIGKILL
 
 
 def test_one_that_is_killed_is_told_of():
     code, out, err = ended("os.kill(os.getpid(), signal.SIGKILL)")
-    assert (code, out) == (1, "killed: was killed (SIGKILL)\n")
-    assert "ValueError" in err
+    assert (code, out) == (1, "")
+    assert "error: the process at work was killed (SIGKILL)" in err
+
+
+def test_it_stops_and_goes_on_with_the_watcher():
+    work = """
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+    """
+    with started(work) as process:
+        pid = int(process.stdout.readline())
+        process.send_signal(signal.SIGTSTP)
+        assert_comes_to(lambda: (state(process.pid), state(pid)), ("T", "T"))
+        process.send_signal(signal.SIGCONT)
+        assert_comes_to(lambda: (state(process.pid), state(pid)), ("S", "S"))
+        process.terminate()
+        assert process.wait(timeout=30) == 143
+
+
+def state(pid):
+    """One letter: T is stopped, S sleeps."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def assert_comes_to(look, wanted):
+    """Wait for what somebody else does."""
+    until = time.monotonic() + 30
+    while look() != wanted and time.monotonic() < until:
+        time.sleep(0.05)
+    assert look() == wanted
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -50,6 +50,11 @@ QUIET = {
 
 def child_environment(threads: int | None = None, more: Mapping[str, str] | None = None) -> dict[str, str]:
     """Environment variables of a child that may use as many threads as its parent; as its parent began, by default."""
-    path = os.pathsep.join([str(Path(__file__).parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])])
     counted = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
-    return {**QUIET, **counted, "PYTHONPATH": path, **(more or {})}
+    return {**QUIET, **counted, **importing_mvquant(), **(more or {})}
+
+
+def importing_mvquant() -> dict[str, str]:
+    """Environment variable by which another Python finds this mvquant, installed or not."""
+    path = [str(Path(__file__).parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"PYTHONPATH": os.pathsep.join(path)}

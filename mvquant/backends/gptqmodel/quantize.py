@@ -35,6 +35,7 @@ def quantize(job: Job) -> list[ModuleRecord]:
     with ExitStack() as changes:
         changes.enter_context(_watched_records(job))
         changes.enter_context(_packed_in_blocks())
+        changes.enter_context(_disk_not_timed())
         if isinstance(job.method, Gptq):
             changes.enter_context(_stored_scales(dtype))
         if isinstance(job.method, Awq):
@@ -152,6 +153,17 @@ def _packed_in_blocks() -> AbstractContextManager[None]:
         pack(self, *args, **{"block_in": PACKED_COLUMNS, **kwargs})
 
     return replaced(PackableQuantLinear, pack_block=pack_block)
+
+
+def _disk_not_timed() -> AbstractContextManager[None]:
+    """Keep the package from writing 100 MB to TMPDIR, from 64 MiB of memory, only to log how fast that was."""
+    from gptqmodel.looper import module_looper
+
+    return replaced(module_looper, io_write_performance=_not_known)
+
+
+def _not_known() -> None:
+    return None
 
 
 def _records(job: Job, said: Mapping[str, list[Mapping[str, Any]]]) -> Iterator[ModuleRecord]:

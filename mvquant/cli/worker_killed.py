@@ -1,0 +1,19 @@
+"""What a watcher becomes when the worker of `mvquant quantize` was killed: a verb that nobody else needs."""
+
+from pathlib import Path
+
+from mvquant.backends.child import failure, fate
+from mvquant.cli.heavy import pipeline
+from mvquant.cli.terminal import AlreadySaid
+
+WORKER_KILLED = "worker-killed"
+"""Name of the verb."""
+
+
+def worker_killed(output: Path, code: int, asked: int) -> None:
+    """Say how the worker ended, and remove what cannot be gone on with; see `mvquant.cli.watcher`."""
+    lines, kept = pipeline.clean_after_kill(output)
+    if asked:
+        raise AlreadySaid(128 + asked)
+    way_out = f"what is done is in {pipeline.work_folder(output)}: go on with --resume" if kept else ""
+    raise failure("the process at work", fate(code), lines, way_out)
