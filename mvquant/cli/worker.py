@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from mvquant.backends.child import PARENT, end_process, end_with_parent
 from mvquant.backends.folder.programs import importing_mvquant
+from mvquant.backends.memory import share_one_heap
 from mvquant.cli.terminal import err
 from mvquant.cli.watcher import BLOCKED
 from mvquant.errors import BackendError
@@ -74,6 +75,7 @@ def _work_for(watcher: int) -> None:
     os.setsid()  # signals of the terminal reach it once, by way of the watcher; and with it ends all that it started
     os.environ[PARENT] = str(watcher)
     end_with_parent()
+    share_one_heap()
     # packages write to the streams; the command's own words go where they went when it was started
     err.file = os.fdopen(os.dup(2), "w", buffering=1)
 

@@ -1,6 +1,5 @@
 """What all programs of packages share: they read a job, keep off the network, and say how far they are."""
 
-import ctypes
 import json
 import os
 import sys
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from mvquant.backends.child import end_process, end_with_parent
 from mvquant.backends.folder.job import Job
 from mvquant.backends.layer import ModuleRecord
+from mvquant.backends.memory import release_freed_memory, share_one_heap
 from mvquant.backends.replaced import replaced
 from mvquant.progress import Progress
 
@@ -33,6 +33,7 @@ def run_child(quantize: Callable[[Job], Sequence[ModuleRecord]]) -> None:
         quantize: does one.
     """
     end_with_parent()
+    share_one_heap()
     with no_network():
         for file in map(Path, sys.argv[1:]):
             do_job(quantize, file)
@@ -88,16 +89,6 @@ def progress_to(listener: Progress) -> Generator[None]:
         yield
     finally:
         _LISTENERS.remove(listener)
-
-
-def release_freed_memory() -> None:
-    """Give back to the system what this process has freed, which glibc keeps, scattered over its threads' arenas.
-
-    With another C library it does nothing.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def say_progress(job: Job, module: str, loss: float | None = None) -> None:

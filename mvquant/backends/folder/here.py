@@ -18,8 +18,9 @@ from typing import TextIO
 import torch
 
 from mvquant.backends.child import failure, last_lines
-from mvquant.backends.folder.child import do_job, no_network, progress_to, release_freed_memory
+from mvquant.backends.folder.child import do_job, no_network, progress_to
 from mvquant.backends.folder.programs import QUIET, Program
+from mvquant.backends.memory import release_freed_memory
 from mvquant.progress import Progress
 
 _LOGS: list[TextIO] = []
