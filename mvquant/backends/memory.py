@@ -1,4 +1,4 @@
-"""Less idle memory in processes that run packages: glibc keeps what was freed. With another C library nothing is done."""
+"""Less idle memory in processes that run packages: glibc keeps what was freed. Other C libraries are left alone."""
 
 import ctypes
 

@@ -74,8 +74,8 @@ def _watch(worker: int, done: int, told: Sequence[str]) -> NoReturn:
 def _work_for(watcher: int) -> None:
     os.setsid()  # signals of the terminal reach it once, by way of the watcher; and with it ends all that it started
     os.environ[PARENT] = str(watcher)
-    end_with_parent()
     share_one_heap()
+    end_with_parent()
     # packages write to the streams; the command's own words go where they went when it was started
     err.file = os.fdopen(os.dup(2), "w", buffering=1)
 

@@ -32,8 +32,8 @@ def run_child(quantize: Callable[[Job], Sequence[ModuleRecord]]) -> None:
     Args:
         quantize: does one.
     """
-    end_with_parent()
     share_one_heap()
+    end_with_parent()
     with no_network():
         for file in map(Path, sys.argv[1:]):
             do_job(quantize, file)

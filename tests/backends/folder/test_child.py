@@ -58,7 +58,7 @@ def test_what_was_freed_is_given_back():
     """Small blocks below one that is still used stay with the process otherwise."""
     code = """
     import torch
-    from mvquant.backends.folder.child import release_freed_memory
+    from mvquant.backends.memory import release_freed_memory
     def resident():
         return sum(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon:"))
     before = resident()
