@@ -15,7 +15,7 @@ from mvquant.cli.plan import plan
 from mvquant.cli.quantize import quantize
 from mvquant.cli.recipes import recipes, schemes
 from mvquant.cli.report import report
-from mvquant.cli.terminal import INTERRUPTED, AlreadySaid, err, out
+from mvquant.cli.terminal import INTERRUPTED, NOTHING_LEFT, AlreadySaid, err, out
 from mvquant.cli.verdict import verdict
 from mvquant.cli.worker import ended_soon
 from mvquant.cli.worker_killed import WORKER_KILLED, worker_killed
@@ -58,7 +58,7 @@ def _top(
 
 
 def main() -> None:
-    """Run the command line; exit with 0, 1 (failed), 2 (asked for something wrong) or 130 (interrupted)."""
+    """Run the command line; exit with 0, 1 (failed), 2 (asked for something wrong), 130 or 143 (interrupted)."""
     quiet_foreign_logs()
     with ended_soon():
         _run()
@@ -72,7 +72,7 @@ def _run() -> None:
         sys.exit(error.exit_code)
     except SystemExit as stop:
         if stop.code == INTERRUPTED and not isinstance(stop, AlreadySaid):
-            err.print("interrupted; nothing was left behind")
+            err.print(f"interrupted; {NOTHING_LEFT}")
         raise
 
 

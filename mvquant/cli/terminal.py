@@ -16,6 +16,8 @@ from mvquant.recipe import Recipe, load_recipe
 INTERRUPTED = 130
 """Exit code of a run that was interrupted."""
 
+NOTHING_LEFT = "nothing was left behind"
+
 out = Console()
 err = Console(stderr=True)
 

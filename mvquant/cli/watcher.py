@@ -1,6 +1,6 @@
 """Wait for a process that does the work of a command; run as a file, by a Python that imports nothing else.
 
-    python -I -S watcher.py WORKER DONE TOLD...
+    python -P -S watcher.py WORKER DONE TOLD...
 
 WORKER is its pid, and DONE the pipe through which it says that it ends because it is done, whichever way: then this
 process ends as it did. If it was killed, or ended by something else, this process becomes the command TOLD, with two
@@ -28,7 +28,9 @@ def main(worker: int, done: int, told: list[str]) -> NoReturn:
     code = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
     _send(os.killpg, worker, signal.SIGKILL)
     if _has_said(done):
-        sys.exit(code)
+        sys.exit(code if code >= 0 else 128 - code)  # as shells say it: something broke at the very end
+    for number in PASSED_ON:
+        signal.signal(number, signal.SIG_IGN)  # it is ending already
     os.execv(told[0], [*told, str(code), str(asked[0] if asked else 0)])
 
 
@@ -41,14 +43,16 @@ def _pass_on_signals(worker: int) -> list[int]:
         _send(os.kill, worker, signal.SIGKILL if number in asked else number)
         asked.append(number)
 
-    def pause(_number: int, _frame: object) -> None:
+    def pause(number: int, _frame: object) -> None:
         _send(os.killpg, worker, signal.SIGSTOP)
-        os.kill(os.getpid(), signal.SIGSTOP)
-        _send(os.killpg, worker, signal.SIGCONT)  # somebody has woken this process
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)  # which does nothing where nobody could wake this process
+        signal.signal(number, pause)
+        _send(os.killpg, worker, signal.SIGCONT)
 
-    for number in PASSED_ON:
-        signal.signal(number, pass_on)
-    signal.signal(signal.SIGTSTP, pause)
+    for number, act in (*((number, pass_on) for number in PASSED_ON), (signal.SIGTSTP, pause)):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as in the background of a script
+            signal.signal(number, act)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
     return asked
 

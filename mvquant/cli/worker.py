@@ -5,6 +5,7 @@ to do, so that torch is in memory once. The worker is forked before anything hea
 safe: there is one thread.
 """
 
+import ctypes
 import os
 import signal
 import sys
@@ -22,6 +23,9 @@ from mvquant.errors import BackendError
 
 WATCHER = Path(__file__).with_name("watcher.py")
 HEAVY = "torch"
+
+WAKE_WHEN_ALONE = (1, int(signal.SIGCONT))
+"""PR_SET_PDEATHSIG of Linux's prctl.h, and what to send when the parent is gone."""
 
 _SAID: list[int] = []
 """In a worker: the pipe that says that it ends because it is done, whichever way. A package can end a process, too."""
@@ -62,7 +66,7 @@ def leave_to_worker(told: Sequence[str]) -> None:
 def _watch(worker: int, done: int, told: Sequence[str]) -> NoReturn:
     """Become the watcher, which takes a fifth of the memory that this process has."""
     os.set_inheritable(done, True)
-    watching = [sys.executable, "-I", "-S", str(WATCHER), str(worker), str(done)]
+    watching = [sys.executable, "-P", "-S", str(WATCHER), str(worker), str(done)]
     telling = [sys.executable, "-P", "-m", "mvquant", *told]
     try:
         os.execve(sys.executable, watching + telling, {**os.environ, **importing_mvquant()})
@@ -75,9 +79,17 @@ def _work_for(watcher: int) -> None:
     os.setsid()  # signals of the terminal reach it once, by way of the watcher; and with it ends all that it started
     os.environ[PARENT] = str(watcher)
     share_one_heap()
-    end_with_parent()
+    _end_with_watcher()
     # packages write to the streams; the command's own words go where they went when it was started
     err.file = os.fdopen(os.dup(2), "w", buffering=1)
+
+
+def _end_with_watcher() -> None:
+    """Have a thread end this process and what it started; where it has been stopped, it first has to be woken."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(*WAKE_WHEN_ALONE)
+    end_with_parent()
 
 
 @contextmanager

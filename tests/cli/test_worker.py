@@ -14,6 +14,7 @@ import pytest
 
 from mvquant.backends.folder.programs import PROGRAMS
 from mvquant.cli import worker
+from mvquant.cli.watcher import BLOCKED
 from mvquant.errors import BackendError
 from tests.backends.test_child import assert_gone, is_running
 
@@ -27,11 +28,16 @@ with ended_soon():
 
 
 @contextmanager
-def started(work):
+def started(work, begin="", **how):
     """A watcher whose worker does this."""
-    code = BEGIN + textwrap.indent(textwrap.dedent(work), "    ")
+    code = begin + BEGIN + textwrap.indent(textwrap.dedent(work), "    ")
     with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path.cwd()
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path.cwd(),
+        **how,
     ) as process:
         try:
             yield process
@@ -51,8 +57,13 @@ def test_it_works_in_another_process_and_ends_as_that_does():
 
 
 def test_the_watcher_is_light():
+    """What it has to import it has imported when it catches signals."""
     work = """
-    while b"watcher.py" not in open(f"/proc/{watcher}/cmdline", "rb").read():
+    def catches(number):
+        with open(f"/proc/{watcher}/status") as file:
+            caught = next(int(line.split()[1], 16) for line in file if line.startswith("SigCgt"))
+        return bool(caught >> (number - 1) & 1)
+    while not catches(signal.SIGTSTP):
         time.sleep(0.01)
     print("site-packages" in open(f"/proc/{watcher}/maps").read())
     sys.exit()
@@ -71,7 +82,7 @@ def test_no_process_to_be_had_is_an_error_and_signals_come_through_again(monkeyp
     monkeypatch.setattr(worker.os, "fork", none_left)
     with pytest.raises(BackendError, match="could not be started: Resource temporarily unavailable"):
         worker.leave_to_worker([])
-    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGINT, signal.SIGTERM}
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {*BLOCKED}
 
 
 def test_a_watcher_that_cannot_be_had_leaves_no_worker(monkeypatch):
@@ -79,11 +90,15 @@ def test_a_watcher_that_cannot_be_had_leaves_no_worker(monkeypatch):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
     with subprocess.Popen(["sleep", "600"]) as stand_in:
-        monkeypatch.setattr(worker.os, "fork", lambda: stand_in.pid)
-        monkeypatch.setattr(worker.os, "execve", missing)
-        with pytest.raises(BackendError, match="could not be started: No such file"):
-            worker.leave_to_worker([])
-        assert stand_in.wait(timeout=30) == -signal.SIGKILL
+        try:
+            monkeypatch.setattr(worker.os, "fork", lambda: stand_in.pid)
+            monkeypatch.setattr(worker.os, "execve", missing)
+            with pytest.raises(BackendError, match="could not be started: No such file"):
+                worker.leave_to_worker([])
+            assert stand_in.wait(timeout=30) == -signal.SIGKILL
+        finally:
+            stand_in.kill()
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {*BLOCKED}
 
 
 def test_one_that_is_killed_is_told_of():
@@ -92,19 +107,56 @@ def test_one_that_is_killed_is_told_of():
     assert "error: the process at work was killed (SIGKILL)" in err
 
 
+SLEEPS = """
+print(os.getpid(), flush=True)
+time.sleep(600)
+"""
+
+
 def test_it_stops_and_goes_on_with_the_watcher():
-    work = """
-    print(os.getpid(), flush=True)
-    time.sleep(600)
-    """
-    with started(work) as process:
+    with started(SLEEPS, process_group=0) as process:
         pid = int(process.stdout.readline())
         process.send_signal(signal.SIGTSTP)
         assert_comes_to(lambda: (state(process.pid), state(pid)), ("T", "T"))
         process.send_signal(signal.SIGCONT)
         assert_comes_to(lambda: (state(process.pid), state(pid)), ("S", "S"))
         process.terminate()
-        assert process.wait(timeout=30) == 143
+        assert process.wait(timeout=120) == 143
+
+
+def test_one_that_is_stopped_ends_with_the_watcher():
+    with started(SLEEPS, process_group=0) as process:
+        pid = int(process.stdout.readline())
+        process.send_signal(signal.SIGTSTP)
+        assert_comes_to(lambda: (state(process.pid), state(pid)), ("T", "T"))
+        process.kill()
+        assert_gone([pid])
+
+
+def test_what_no_shell_could_wake_does_not_stop():
+    with started(SLEEPS, start_new_session=True) as process:
+        pid = int(process.stdout.readline())
+        process.send_signal(signal.SIGTSTP)
+        process.terminate()
+        assert process.wait(timeout=120) == 143
+    assert_gone([pid])
+
+
+def test_a_signal_that_was_ignored_from_the_start_is_ignored():
+    """As in what a script runs in the background."""
+    ignored = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+    work = """
+    print(os.getpid(), signal.getsignal(signal.SIGINT) == signal.SIG_IGN, flush=True)
+    time.sleep(600)
+    """
+    with started(work, begin=ignored) as process:
+        pid, ignores = process.stdout.readline().split()
+        assert ignores == "True"
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)
+        process.terminate()
+        assert process.wait(timeout=120) == 143
+    assert_gone([int(pid)])
 
 
 def state(pid):
@@ -136,7 +188,7 @@ def test_a_signal_is_passed_on_once_and_a_second_one_is_not_patient(number, code
         assert process.stdout.readline() == "asked\n"
         assert is_running(pid)
         process.send_signal(number)
-        assert process.wait(timeout=30) == code
+        assert process.wait(timeout=120) == code
     assert_gone([pid])
 
 
