@@ -139,6 +139,12 @@ def test_every_layer_is_reported(runs):
     assert all(0 < float(loss) < 1 for loss in told if loss)
 
 
+def test_the_disk_is_not_timed(runs):
+    log = (runs.folder / "package.log").read_text(encoding="utf-8")
+    assert "Quantizing" in log
+    assert "write throughput" not in log  # the package says so after writing 100 MB to TMPDIR
+
+
 def test_what_the_package_does_with_a_singular_hessian_is_said(tmp_path):
     """It only writes numbers into its table: another damping, or the loss of a matrix that it could not do."""
     files = {name: tmp_path / name for name in ("source", "tokens", "out", "seen", "records")}
