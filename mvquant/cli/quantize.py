@@ -24,6 +24,7 @@ from mvquant.cli.terminal import (
     err,
     out,
     progress_bar,
+    way_to_resume,
 )
 from mvquant.cli.worker import can_fork, leave_to_worker
 from mvquant.cli.worker_killed import WORKER_KILLED
@@ -131,5 +132,5 @@ def _work_kept(output: Path) -> Generator[None]:
         work = pipeline.work_folder(output)
         if not work.exists():
             raise
-        err.print(f"interrupted; what is done is in {work}: go on with --resume", highlight=False)
+        err.print(f"interrupted; {way_to_resume(work)}", highlight=False)
         raise AlreadySaid(INTERRUPTED) from None

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -36,6 +37,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 class AlreadySaid(SystemExit):
     """The end of a command that was interrupted and has said what there is to say."""
+
+
+def way_to_resume(work: Path) -> str:
+    """Say where the work is that an ended run has left, and what to do with it."""
+    return f"what is done is in {work}: go on with --resume"
 
 
 def chosen_recipe(scheme: str | None, recipe: str | None, calibration: str | None) -> Recipe:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mvquant.backends.child import failure, fate
 from mvquant.cli.heavy import pipeline
-from mvquant.cli.terminal import NOTHING_LEFT, AlreadySaid, err
+from mvquant.cli.terminal import NOTHING_LEFT, AlreadySaid, err, way_to_resume
 
 WORKER_KILLED = "worker-killed"
 """Name of the verb."""
@@ -13,7 +13,7 @@ WORKER_KILLED = "worker-killed"
 def worker_killed(output: Path, code: int, asked: int) -> None:
     """Say how the worker ended, and remove what cannot be gone on with; see `mvquant.cli.watcher`."""
     lines, kept = pipeline.clean_after_kill(output)
-    way_out = f"what is done is in {pipeline.work_folder(output)}: go on with --resume" if kept else ""
+    way_out = way_to_resume(pipeline.work_folder(output)) if kept else ""
     if asked:
         err.print(f"interrupted; {way_out or NOTHING_LEFT}", highlight=False)
         raise AlreadySaid(128 + asked)

@@ -159,11 +159,7 @@ def _disk_not_timed() -> AbstractContextManager[None]:
     """Keep the package from writing 100 MB to TMPDIR, from 64 MiB of memory, only to log how fast that was."""
     from gptqmodel.looper import module_looper
 
-    return replaced(module_looper, io_write_performance=_not_known)
-
-
-def _not_known() -> None:
-    return None
+    return replaced(module_looper, io_write_performance=lambda: None)
 
 
 def _records(job: Job, said: Mapping[str, list[Mapping[str, Any]]]) -> Iterator[ModuleRecord]:
